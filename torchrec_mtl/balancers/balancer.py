@@ -1,0 +1,36 @@
+"""The contract of every rule that makes one loss of many."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Balancer(nn.Module, ABC):
+    """Maps the trained tasks' losses ``[T]`` to the scalar that is minimised.
+
+    Args:
+        weights: The trained tasks' declared weights, ``[T]``, all positive.
+
+    The losses' values are global (means over all ranks' rows, equal on every rank) and their gradients are this rank's
+    share. So any differentiable rule, also one that is not linear, gives the gradient of the one-process run once
+    gradients are averaged over ranks.
+
+    Raises:
+        ValueError: If there is no weight or one is not positive.
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        super().__init__()
+        if not weights or min(weights) <= 0:
+            raise ValueError(f"{type(self).__name__}: needs a positive weight for each task, but found {weights}.")
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
+
+    @abstractmethod
+    def forward(self, losses: Tensor) -> Tensor:
+        """Maps ``[T]`` to a scalar."""

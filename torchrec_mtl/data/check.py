@@ -1,0 +1,122 @@
+"""Looks through a split's labels and ids before the first training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from torchrec_mtl.data.columns import floats
+from torchrec_mtl.data.convert import out_of_range_text
+from torchrec_mtl.data.parquet import ParquetSource, Rank, RowGroup
+from torchrec_mtl.tasks.task import Task
+
+
+@dataclass
+class LabelReport:
+    """What a split holds for each task, over all ranks.
+
+    Args:
+        rows: Rows of the split.
+        in_space: ``{task: rows inside its label space}``.
+        label_sum: ``{task: sum of its labels there}``; for a binary task the positives.
+        broken: Rows that break the funnel.
+    """
+
+    rows: int = 0
+    in_space: dict[str, int] = field(default_factory=dict)
+    label_sum: dict[str, float] = field(default_factory=dict)
+    broken: int = 0
+
+
+def scan_labels(source: ParquetSource, rank: Rank = Rank()) -> np.ndarray:  # noqa: B008  # frozen
+    """Checks this rank's share of a split and counts what it holds; sum the counts over ranks for :func:`report`.
+
+    Reads label columns only; ids are checked against the statistics in the files' footers where these have them (and
+    against the table again as each batch is made).
+
+    Args:
+        source: The split.
+        rank: This process's place; ranks check disjoint row groups.
+
+    Shapes:
+        Returns ``[2 + 2T]``: rows, broken rows, rows in each task's space, sum of each task's labels there.
+
+    Raises:
+        ValueError: If a label is outside its task's domain or an id outside its table.
+    """
+    converter = source.converter
+    groups = source.row_groups[rank.index :: rank.world_size]
+    _check_ids(source, groups)
+    counts = np.zeros(2 + 2 * len(converter.tasks))
+    for group in groups:
+        table = source.read([group], converter.labels)
+        labels = {name: floats(table[name].combine_chunks()) for name in converter.labels}
+        for task in converter.tasks:
+            _check_domain(task, labels[task.label], group)
+        broken = 0 if converter.funnel is None else converter.funnel.broken(labels).sum()
+        tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
+        spaces = {task: task.space(tensors).numpy() for task in converter.tasks}
+        in_space = [space.sum() for space in spaces.values()]
+        sums = [labels[task.label][space].sum(dtype=np.float64) for task, space in spaces.items()]
+        counts += np.array([group.rows, broken, *in_space, *sums])
+    return counts
+
+
+def report(source: ParquetSource, counts: np.ndarray) -> LabelReport:
+    """What a split holds, from the counts of all ranks.
+
+    Raises:
+        ValueError: If rows break a funnel whose policy is "error", or no row lies in a task's label space.
+    """
+    funnel, tasks = source.converter.funnel, source.converter.tasks
+    names = [task.name for task in tasks]
+    found = LabelReport(
+        rows=int(counts[0]),
+        broken=int(counts[1]),
+        in_space=dict(zip(names, counts[2:].astype(int).tolist())),
+        label_sum=dict(zip(names, counts[2 + len(tasks) :].tolist())),
+    )
+    if funnel is not None and funnel.policy == "error" and found.broken:
+        raise ValueError(funnel.error_text(found.broken, found.rows))
+    for task in tasks:
+        _check_space(task, found)
+    return found
+
+
+def _check_domain(task: Task, label: np.ndarray, group: RowGroup) -> None:
+    invalid = task.invalid(torch.from_numpy(label)).numpy()
+    if invalid.any():
+        raise ValueError(
+            f"Task '{task.name}': label column '{task.label}' must hold {task.label_domain}, but found "
+            f"{label[invalid][0]:g} ({invalid.sum()} such rows in row group {group.index} of {group.path})."
+        )
+
+
+def _check_space(task: Task, found: LabelReport) -> None:
+    if found.in_space[task.name] == 0:
+        space = f"'{task.label}' is not null" + (f" and '{task.label_space}' is 1" if task.label_space else "")
+        raise ValueError(
+            f"Task '{task.name}': none of the {found.rows} rows lies in its label space ({space}). "
+            f"Correct the labels or the task's label_space."
+        )
+
+
+def _check_ids(source: ParquetSource, groups: list[RowGroup]) -> None:
+    features = source.converter.features
+    strict = {feature.name: feature for feature in features.sparse if feature.out_of_range == "error"}
+    metadata = {path: pq.read_metadata(path) for path in {group.path for group in groups}}
+    for group in groups:
+        row_group = metadata[group.path].row_group(group.index)
+        for i in range(row_group.num_columns):
+            column = row_group.column(i)
+            feature = strict.get(column.path_in_schema.split(".")[0])
+            if feature is None or column.statistics is None or not column.statistics.has_min_max:
+                continue
+            rows = features.table_of(feature).rows
+            for found in (column.statistics.min, column.statistics.max):
+                if not 0 <= found < rows:
+                    where = f"row group {group.index} of {group.path}"
+                    raise ValueError(out_of_range_text(feature, rows, found, where))

@@ -1,0 +1,157 @@
+"""Arrow rows to a :class:`~torchrec_mtl.batch.MultiTaskBatch`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_mtl.batch import MultiTaskBatch
+from torchrec_mtl.data.columns import bags, floats, hashed
+from torchrec_mtl.data.features import DenseFeature, Features, SparseFeature
+from torchrec_mtl.data.funnel import Funnel
+from torchrec_mtl.tasks.task import Task
+
+
+class BatchConverter:
+    """Turns rows into batches: list columns become bags, null labels become NaN, rows are padded to a full batch.
+
+    A padding row has no id, zeros as dense features, NaN labels and weight 0: it lies outside every label space, so it
+    enters no loss and no metric.
+
+    Args:
+        features: Feature declarations.
+        tasks: Tasks; their label and weight columns are read.
+        funnel: Order of the labels and what to do with rows that break it.
+        labelled: Whether the rows have labels and weights; if not, as when predicting, every label is missing.
+
+    Raises:
+        ValueError: On conversion, if an id lies outside its table, a dense value is null without a fill, or a weight
+            is null or negative.
+    """
+
+    def __init__(
+        self, features: Features, tasks: Sequence[Task], funnel: Funnel | None = None, labelled: bool = True
+    ) -> None:
+        self.labelled = labelled
+        self.features = features
+        self.tasks = tuple(tasks)
+        self.labels = list(dict.fromkeys(column for task in tasks for column in task.label_columns))
+        self.weights = list(dict.fromkeys(task.sample_weight for task in tasks if task.sample_weight))
+        self.funnel = funnel if labelled else None
+        if funnel is not None:
+            funnel.check_columns(self.labels)
+
+    @property
+    def sparse_columns(self) -> list[str]:
+        """Columns of ids."""
+        return [feature.name for feature in self.features.sparse]
+
+    @property
+    def numeric_columns(self) -> list[str]:
+        """Columns of numbers: dense features, labels and weights."""
+        dense = [feature.name for feature in self.features.dense]
+        return [*dense, *self.labels, *self.weights] if self.labelled else dense
+
+    def __call__(self, rows: pa.RecordBatch, size: int) -> MultiTaskBatch:
+        """Converts up to ``size`` rows and pads them to ``size``."""
+        padding = size - rows.num_rows
+        assert padding >= 0, f"{rows.num_rows} rows do not fit a batch of {size}"
+        dense = [_dense(feature, rows.column(feature.name)) for feature in self.features.dense]
+        labels, weights = self._labels(rows)
+        return MultiTaskBatch(
+            dense=_padded(np.stack(dense, axis=1) if dense else np.zeros((rows.num_rows, 0), np.float32), padding, 0),
+            sparse=self._sparse(rows, padding),
+            labels={name: _padded(label, padding, float("nan")) for name, label in labels.items()},
+            weights={name: _padded(weight, padding, 0) for name, weight in weights.items()},
+        )
+
+    def padding(self, size: int) -> MultiTaskBatch:
+        """A batch of padding alone, for a rank that has run out of rows while others have not."""
+        zero = torch.zeros(size)
+        return MultiTaskBatch(
+            dense=torch.zeros(size, len(self.features.dense)),
+            sparse=_jagged(
+                self.sparse_columns, [], [np.zeros(size, np.int32) for _ in self.features.sparse], stride=size
+            ),
+            labels={name: torch.full_like(zero, float("nan")) for name in self.labels},
+            weights={name: zero.clone() for name in self.weights},
+        )
+
+    def _labels(self, rows: pa.RecordBatch) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        if not self.labelled:
+            missing = np.full(rows.num_rows, np.nan, np.float32)
+            return dict.fromkeys(self.labels, missing), dict.fromkeys(self.weights, np.zeros_like(missing))
+        labels = {name: floats(rows.column(name)) for name in self.labels}
+        if self.funnel is not None:
+            self.funnel.apply(labels)
+        return labels, {name: _weight(name, rows.column(name)) for name in self.weights}
+
+    def _sparse(self, rows: pa.RecordBatch, padding: int) -> KeyedJaggedTensor:
+        values, lengths = [], []
+        for feature in self.features.sparse:
+            ids, length = bags(rows.column(feature.name))
+            values.append(self._rows_of_table(feature, ids))
+            lengths.append(np.pad(length, (0, padding)))
+        return _jagged(self.sparse_columns, values, lengths, stride=rows.num_rows + padding)
+
+    def _rows_of_table(self, feature: SparseFeature, ids: np.ndarray) -> np.ndarray:
+        table = self.features.table_of(feature)
+        if feature.out_of_range == "hash":
+            return hashed(ids, table.rows)
+        if len(ids) and (ids.min() < 0 or ids.max() >= table.rows):
+            wrong = ids[(ids < 0) | (ids >= table.rows)]
+            raise ValueError(out_of_range_text(feature, table.rows, wrong[0], f"{len(wrong)} such ids in one batch"))
+        return ids
+
+
+def out_of_range_text(feature: SparseFeature, rows: int, found: int, where: str) -> str:
+    """Error text for an id outside its table."""
+    return (
+        f"Feature '{feature.name}': id {found} lies outside table '{feature.table_name}' with rows [0, {rows}) "
+        f"({where}). Give the table more rows, correct the ids, or declare the feature with out_of_range: hash."
+    )
+
+
+def _dense(feature: DenseFeature, column: pa.Array) -> np.ndarray:
+    values = floats(column)
+    missing = np.isnan(values)
+    if not missing.any():
+        return values
+    if feature.fill is None:
+        raise ValueError(
+            f"Dense feature '{feature.name}': {missing.sum()} null or NaN values in one batch. Declare what stands for "
+            f"them, for instance fill: 0.0, or fill them when the data are prepared."
+        )
+    return np.where(missing, np.float32(feature.fill), values)
+
+
+def _weight(name: str, column: pa.Array) -> np.ndarray:
+    values = floats(column)
+    if not (values >= 0).all() or np.isinf(values).any():
+        wrong = values[~(values >= 0) | np.isinf(values)]
+        raise ValueError(
+            f"Weight column '{name}': weights must be finite numbers of at least 0, but found "
+            f"{'a null or NaN' if np.isnan(wrong[0]) else wrong[0]} ({len(wrong)} such rows in one batch)."
+        )
+    return values
+
+
+def _padded(values: np.ndarray, padding: int, with_value: float) -> torch.Tensor:
+    if padding:
+        values = np.concatenate([values, np.full((padding, *values.shape[1:]), with_value, np.float32)])
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def _jagged(
+    keys: Sequence[str], values: Sequence[np.ndarray], lengths: Sequence[np.ndarray], stride: int
+) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor(
+        keys=list(keys),
+        values=torch.from_numpy(np.concatenate(values) if values else np.zeros(0, np.int64)),
+        lengths=torch.from_numpy(np.concatenate(lengths)),
+        stride=stride,
+    )

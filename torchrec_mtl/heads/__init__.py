@@ -1,0 +1,8 @@
+"""Task towers and the links between their outputs: one file a link."""
+
+from torchrec_mtl.heads.heads import TaskHeads
+from torchrec_mtl.heads.link import Link
+from torchrec_mtl.heads.probability_product import ProbabilityProduct
+from torchrec_mtl.heads.tower import Tower
+
+__all__ = ["Tower", "Link", "ProbabilityProduct", "TaskHeads"]

@@ -1,0 +1,33 @@
+"""The contract of every relation between outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+
+class Link(nn.Module, ABC):
+    """Makes one more output from others: a funnel's product, an expected value.
+
+    Args:
+        name: Name of the output it makes.
+        of: Names of the outputs it reads: towers, or links that stand before it.
+
+    Raises:
+        ValueError: If it reads nothing, itself, or an output twice.
+    """
+
+    def __init__(self, name: str, of: Sequence[str]) -> None:
+        super().__init__()
+        if not name or not of or name in of or len(set(of)) != len(of):
+            raise ValueError(
+                f"{type(self).__name__} '{name}': 'of' must name other outputs, each once, but found {list(of)}."
+            )
+        self.name = name
+        self.of = tuple(of)
+
+    @abstractmethod
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Maps ``{name: output}`` to one more output, ``[B]`` or ``[B, K]``. A probability is given as its logit."""

@@ -1,0 +1,45 @@
+"""The network between the trunk and one output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from torchrec_mtl.trunks.trunk import mlp
+
+
+class Tower(nn.Module):
+    """An MLP from a task's vector to its output.
+
+    Args:
+        in_features: Width of the task's vector, ``H``: the trunk's ``out_features``.
+        hidden: Widths of the hidden layers; none gives a linear tower.
+        outputs: Values a row, ``K``.
+        dropout: Dropout after each hidden layer.
+
+    Shapes:
+        features: ``[B, H]``; returns ``[B]`` if ``K = 1``, else ``[B, K]``, in float32.
+
+    Raises:
+        ValueError: If a size is not positive.
+
+    Example::
+
+        Tower(16, hidden=[32])(torch.randn(4, 16)).shape  # torch.Size([4])
+    """
+
+    def __init__(
+        self, in_features: int, *, hidden: Sequence[int] = (64,), outputs: int = 1, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if outputs < 1:
+            raise ValueError(f"Tower: outputs must be at least 1, but found {outputs}.")
+        self.outputs = outputs
+        self.hidden = mlp(in_features, hidden, dropout)
+        self.output = nn.Linear(hidden[-1] if hidden else in_features, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps ``[B, H]`` to ``[B]`` or ``[B, K]``."""
+        output = self.output(self.hidden(features)).float()  # [B, K]
+        return output.squeeze(1) if self.outputs == 1 else output

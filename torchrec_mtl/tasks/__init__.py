@@ -1,0 +1,7 @@
+"""Task kinds: one file each."""
+
+from torchrec_mtl.tasks.binary import BinaryTask
+from torchrec_mtl.tasks.regression import RegressionTask
+from torchrec_mtl.tasks.task import Task
+
+__all__ = ["Task", "BinaryTask", "RegressionTask"]

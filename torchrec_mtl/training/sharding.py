@@ -1,0 +1,123 @@
+"""Sharding plans by TorchRec's planner, on CPU and CUDA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+# grid_shard is left out: TorchRec 1.8 turns MEAN pooling into SUM there.
+SHARDING_TYPES = tuple(
+    kind.value
+    for kind in (
+        ShardingType.DATA_PARALLEL,
+        ShardingType.TABLE_WISE,
+        ShardingType.COLUMN_WISE,
+        ShardingType.TABLE_COLUMN_WISE,
+        ShardingType.ROW_WISE,
+        ShardingType.TABLE_ROW_WISE,
+    )
+)
+
+
+@dataclass(frozen=True)
+class TableSharding:
+    """What the planner may do with one table.
+
+    Args:
+        types: Sharding types to choose from: data_parallel, table_wise, column_wise, table_column_wise, row_wise,
+            table_row_wise.
+        min_partition: Least width of a column-wise shard; by default TorchRec's 128.
+
+    Raises:
+        ValueError: If a type is unknown.
+    """
+
+    types: Sequence[str] = field(default_factory=list)
+    min_partition: int | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [kind for kind in self.types if kind not in SHARDING_TYPES]:
+            why = " (grid_shard turns mean pooling into a sum)" if "grid_shard" in unknown else ""
+            raise ValueError(f"Unknown sharding types {unknown}{why}. Use some of {list(SHARDING_TYPES)}.")
+
+
+class BagSharder(EmbeddingBagCollectionSharder):
+    """TorchRec's sharder, with row-wise sharding offered on CPU too.
+
+    The CPU kernels do it; the stock sharder hides it from the planner.
+    """
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002  # the same everywhere
+        """Sharding types that the planner may choose from."""
+        return list(SHARDING_TYPES)
+
+
+def sharders() -> list[ModuleSharder[nn.Module]]:
+    """Sharders for every embedding module that the project offers."""
+    return [BagSharder()]  # type: ignore[list-item]  # TorchRec's generic is invariant
+
+
+def tables_of(module: nn.Module) -> list[str]:
+    """Names of all embedding tables below a module that is not sharded yet."""
+    collections = (child for child in module.modules() if isinstance(child, EmbeddingBagCollection))
+    return [config.name for collection in collections for config in collection.embedding_bag_configs()]
+
+
+def plan_sharding(
+    module: nn.Module,
+    device: torch.device,
+    constraints: Mapping[str, TableSharding] | None = None,
+    batch_size: int | None = None,
+) -> ShardingPlan:
+    """Plans the sharding of a module's tables; every rank comes to the same plan by itself.
+
+    Args:
+        module: Module with unsharded embedding collections, best on the meta device.
+        device: Device of training.
+        constraints: ``{table: what the planner may do}``; other tables are the planner's to choose.
+        batch_size: Rows a rank and step, for the planner's cost model.
+
+    Raises:
+        ValueError: If a constraint names no table, or no plan fits.
+    """
+    tables = tables_of(module)
+    if unknown := sorted(set(constraints or ()) - set(tables)):
+        raise ValueError(f"Sharding constraints name unknown tables {unknown}. Tables: {tables}.")
+    world_size = dist.get_world_size()
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(
+            world_size=world_size,
+            local_world_size=int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+            compute_device=device.type,
+        ),
+        batch_size=batch_size,
+        constraints={
+            table: ParameterConstraints(
+                sharding_types=list(choice.types) or None,
+                **({"min_partition": choice.min_partition} if choice.min_partition else {}),
+            )
+            for table, choice in (constraints or {}).items()
+        },
+        storage_reservation=FixedPercentageStorageReservation(0.15),
+        debug=False,
+    )
+    try:
+        return planner.plan(module, sharders())
+    except PlannerError as error:
+        raise ValueError(f"No sharding plan fits {world_size} ranks and the given constraints: {error}") from error
+
+
+def sharding_of(plan: ShardingPlan) -> dict[str, str]:
+    """``{table: sharding type}`` of a plan."""
+    return {table: choice.sharding_type for module in plan.plan.values() for table, choice in module.items()}  # type: ignore[attr-defined]

@@ -1,0 +1,7 @@
+"""Trunks: one file an architecture."""
+
+from torchrec_mtl.trunks.mmoe import MMoE
+from torchrec_mtl.trunks.shared_bottom import SharedBottom
+from torchrec_mtl.trunks.trunk import Trunk, mlp
+
+__all__ = ["Trunk", "mlp", "SharedBottom", "MMoE"]

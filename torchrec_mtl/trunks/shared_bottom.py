@@ -1,0 +1,46 @@
+"""One network for all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from torchrec_mtl.trunks.trunk import Trunk, mlp
+
+
+class SharedBottom(Trunk):
+    """One MLP whose output every task reads: hard parameter sharing.
+
+    Args:
+        in_features: Width of the feature vector, ``D``.
+        num_tasks: Number of towers, ``T``.
+        layers: Widths of the layers; the last is ``H``.
+        dropout: Dropout after each layer.
+
+    Shapes:
+        features: ``[B, D]``; returns ``[B, T, H]``, the same row for every task (a view, not a copy).
+
+    Raises:
+        ValueError: If there is no layer, or a size is not positive.
+
+    Source: Caruana, Multitask Learning, 1997.
+
+    Example::
+
+        trunk = SharedBottom(in_features=8, num_tasks=2, layers=[32, 16])
+        trunk(torch.randn(4, 8)).shape  # torch.Size([4, 2, 16])
+    """
+
+    def __init__(
+        self, in_features: int, num_tasks: int, *, layers: Sequence[int] = (256, 128), dropout: float = 0.0
+    ) -> None:
+        if not layers:
+            raise ValueError("SharedBottom: layers must name at least one width, but found none.")
+        super().__init__(in_features, num_tasks, layers[-1])
+        self.bottom = mlp(in_features, layers, dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps ``[B, D]`` to ``[B, T, H]``."""
+        shared = self.bottom(features)  # [B, H]
+        return shared.unsqueeze(1).expand(-1, self.num_tasks, -1)  # [B, T, H]

@@ -67,7 +67,7 @@ class MultiTaskLoss(nn.Module):
             dist.all_reduce(totals)
         scale = torch.where(totals[1] > 0, 1 / totals[1], 0)  # an empty space gives a loss of exactly 0
         share = numerators * (ranks * scale)
-        losses = share + (totals[0] * scale - share).detach()  # value: global mean; gradient: this rank's share
+        losses = totals[0] * scale + (share - share.detach())  # value: the global mean; gradient: this rank's share
         loss = self.balancer(losses[self.trained])
         return loss, {
             "loss": loss.detach(),

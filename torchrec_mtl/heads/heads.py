@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from torch import Tensor, nn
 
+from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.link import Link
 
 
@@ -14,7 +15,7 @@ class TaskHeads(nn.Module):
     """One tower for each of the trunk's task vectors, then links in the order given.
 
     Args:
-        towers: ``{output name: module [B, H] -> [B] or [B, K]}``; the i-th tower reads the trunk's i-th vector.
+        towers: ``{output name: head}``; the i-th tower reads the trunk's i-th vector.
         links: Further outputs, each made from outputs that stand before it.
 
     Shapes:
@@ -31,7 +32,7 @@ class TaskHeads(nn.Module):
         )
     """
 
-    def __init__(self, towers: Mapping[str, nn.Module], links: Sequence[Link] = ()) -> None:
+    def __init__(self, towers: Mapping[str, Head], links: Sequence[Link] = ()) -> None:
         super().__init__()
         if not towers:
             raise ValueError("TaskHeads: at least one tower is needed, but found none.")

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from torchrec_mtl.heads.head import Head
 from torchrec_mtl.trunks.trunk import mlp
 
 
-class Tower(nn.Module):
+class Tower(Head):
     """An MLP from a task's vector to its output.
 
     Args:

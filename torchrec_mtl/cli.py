@@ -1,0 +1,100 @@
+"""``torchrec-mtl train | evaluate | predict``: the command line around a job file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """Multi-task ranking on TorchRec, from a job file.
+
+Every value of the job file can be given on the command line as well, and then wins: --training.epochs 2.
+Classes are named by import path, your own too: --network.trunk my_package.MyTrunk.
+Under torchrun or TorchX the same command runs on every rank."""
+
+
+def build_parser() -> Any:
+    """The parser of all subcommands, by jsonargparse."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    from torchrec_mtl.tasks.task import Task
+    from torchrec_mtl.training.job import Job
+
+    set_parsing_settings(subclasses_enabled=[Task], docstring_parse_attribute_docstrings=False)
+    parser = ArgumentParser(prog="torchrec-mtl", description=DESCRIPTION)
+    commands = parser.add_subcommands()
+    for name, text in (
+        ("train", "Train a job and measure it on its validation and test splits."),
+        ("evaluate", "Measure a checkpoint on a split: exact figures on any number of ranks."),
+        ("predict", "Write one column per task for every row of some Parquet files."),
+    ):
+        command = ArgumentParser(description=text)
+        command.add_argument("--config", action="config", help="Job file (YAML).")
+        command.add_class_arguments(Job)
+        if name == "train":
+            command.add_argument("--resume", action="store_true", help="Go on from the newest checkpoint in --output.")
+        else:
+            command.add_argument(
+                "--checkpoint", type=Path | None, help="Checkpoint, or a directory of them; by default --output's."
+            )
+        if name == "evaluate":
+            command.add_argument("--split", type=str, default="test", help="Split to measure: train, validation, test.")
+        if name == "predict":
+            command.add_argument("--rows", type=list[str], required=True, help="Parquet files, directories or globs.")
+            command.add_argument("--predictions", type=Path, required=True, help="Directory to write Parquet to.")
+        commands.add_subcommand(name, command, help=text)
+    return parser
+
+
+def run(arguments: Sequence[str] | None = None) -> Any:
+    """Runs a subcommand on this rank.
+
+    Raises:
+        ValueError: If the job, its data or a checkpoint is wrong; before any training step.
+        SystemExit: If an argument or the job file cannot be parsed.
+    """
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    from torchrec_mtl.training import loop
+    from torchrec_mtl.training.distributed import distributed
+    from torchrec_mtl.training.job import Job
+
+    command = parsed.subcommand
+    values = parser.instantiate_classes(parsed)[command]
+    job = Job(**{name: values[name] for name in Job.__dataclass_fields__})
+    with distributed() as runtime:
+        if command == "train":
+            return loop.train(job, runtime, values.resume)
+        checkpoint = values.checkpoint or job.output / "checkpoints"
+        if command == "evaluate":
+            return loop.evaluate_checkpoint(job, runtime, checkpoint, values.split)
+        return loop.write_predictions(job, runtime, checkpoint, values.rows, values.predictions)
+
+
+def main() -> None:
+    """Entry point: user errors end with a sentence, not a traceback."""
+    sys.path.insert(0, str(Path.cwd()))  # a module of one's own beside the job file
+    _quiet()
+    try:
+        run()
+    except (ValueError, TypeError) as error:
+        if os.environ.get("TORCHREC_MTL_TRACEBACK"):
+            raise
+        print(f"torchrec-mtl: error: {error}", file=sys.stderr)  # noqa: T201  # the place where errors end
+        sys.exit(1)
+
+
+def _quiet() -> None:
+    """Leaves out what TorchRec and torch say at every start and nobody can act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    for name in ("torchrec", "torch.fx", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

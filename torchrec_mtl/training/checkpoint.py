@@ -1,0 +1,196 @@
+"""Checkpoints that resume: model, optimizers, step, data position and random state."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from torchrec_mtl.training.distributed import Runtime
+
+META = "meta.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training stands.
+
+    Args:
+        step: Steps taken since the beginning.
+        epoch: Epoch that is under way.
+        batch: Batches of it that are trained, on every rank.
+        world_size: Number of ranks that trained them.
+        batch_size: Rows a rank and step.
+        sharding: ``{table: sharding type}``.
+        tables: Class of the tables' optimizer.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    world_size: int = 1
+    batch_size: int = 0
+    sharding: Mapping[str, str] = field(default_factory=dict)
+    tables: str = ""
+
+
+def save(directory: Path, pipeline: TrainPipelineSparseDist, position: Position, runtime: Runtime, keep: int) -> Path:
+    """Writes ``directory/step_00000000`` and leaves the ``keep`` newest.
+
+    All is written beside the final name first and renamed last, so what bears the name is whole.
+    """
+    final = directory / f"step_{position.step:08d}"
+    draft = directory / f".{final.name}.part"
+    if runtime.is_main:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    runtime.barrier()
+    dcp.save(_state(pipeline), checkpoint_id=str(draft))
+    random = {"cpu": torch.get_rng_state()}
+    if runtime.device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state(runtime.device)
+    torch.save(random, draft / _random_file(runtime.rank.index))
+    runtime.barrier()
+    if runtime.is_main:
+        (draft / META).write_text(json.dumps(asdict(position), indent=2))
+        shutil.rmtree(final, ignore_errors=True)  # a run that was resumed from an earlier step comes by again
+        draft.rename(final)
+        for old in checkpoints(directory)[:-keep]:
+            shutil.rmtree(old)
+    runtime.barrier()
+    return final
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Whole checkpoints below a directory, oldest first."""
+    return sorted(path.parent for path in directory.glob(f"step_*/{META}"))
+
+
+def find(path: Path) -> Path:
+    """The checkpoint at a path: itself, or the newest below it.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if (path / META).is_file():
+        return path
+    if found := checkpoints(path):
+        return found[-1]
+    raise ValueError(
+        f"No checkpoint at '{path}': expected a directory step_* that holds {META}, or a directory of such. "
+        f"Found {sorted(child.name for child in path.iterdir()) if path.is_dir() else 'no such directory'}."
+    )
+
+
+def read_position(path: Path) -> Position:
+    """Where training stood at a checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint cannot be read.
+    """
+    try:
+        return Position(**json.loads((path / META).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"Cannot read the checkpoint at '{path}': {META} is damaged ({error}).") from error
+
+
+def resume(path: Path, pipeline: TrainPipelineSparseDist, now: Position, runtime: Runtime) -> Position:
+    """Loads model, optimizers and random state, and says where to go on.
+
+    Args:
+        path: The checkpoint.
+        pipeline: As built by :func:`~torchrec_mtl.training.pipeline.build_train_pipeline`, before its first step.
+        now: What this run is: world size, batch size, sharding and optimizer are compared.
+        runtime: This process.
+
+    Raises:
+        ValueError: If the checkpoint cannot be read or this run cannot continue it; the text says why.
+    """
+    position = read_position(path)
+    _check_fits(path, position, now)
+    _init_dense_state(pipeline)
+    _load(path, _state(pipeline), pipeline)
+    if position.world_size == now.world_size:
+        random = torch.load(path / _random_file(runtime.rank.index), weights_only=True)
+        torch.set_rng_state(random["cpu"])
+        if runtime.device.type == "cuda" and "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], runtime.device)
+    return position
+
+
+def load_model(path: Path, pipeline: TrainPipelineSparseDist) -> None:
+    """Loads the model alone, from any number of ranks and any sharding, to evaluate or predict.
+
+    Raises:
+        ValueError: If the checkpoint cannot be read or holds another model.
+    """
+    _load(path, {"model": _model(pipeline).state_dict()}, pipeline)
+
+
+def _check_fits(path: Path, position: Position, now: Position) -> None:
+    if position.batch and (position.world_size, position.batch_size) != (now.world_size, now.batch_size):
+        raise ValueError(
+            f"The checkpoint '{path}' stands in the middle of epoch {position.epoch}, read by {position.world_size} "
+            f"ranks with {position.batch_size} rows each; this run has {now.world_size} ranks with {now.batch_size}, "
+            f"so its ranks cannot tell which rows are left. Resume with {position.world_size} ranks and batch size "
+            f"{position.batch_size}, or from a checkpoint at the end of an epoch."
+        )
+    if position.tables != now.tables:
+        raise ValueError(
+            f"The checkpoint '{path}' holds the state of {position.tables} for the tables, but this run uses "
+            f"{now.tables}. Resume with the same optimizer."
+        )
+    for table, before in position.sharding.items():
+        after = now.sharding.get(table, before)
+        replicated = "data_parallel" in (before, after)
+        by_column = "RowWise" in now.tables and ("column" in before or "column" in after)
+        if before != after and (replicated or by_column):
+            raise ValueError(
+                f"The checkpoint '{path}' holds table '{table}' sharded {before}, but this run plans {after}: the "
+                f"state of {now.tables} has another shape there. Constrain the table to {before}."
+            )
+
+
+def _load(path: Path, state: dict[str, Any], pipeline: TrainPipelineSparseDist) -> None:
+    try:
+        dcp.load(state, checkpoint_id=str(path))
+    except (CheckpointException, RuntimeError, ValueError, OSError, EOFError) as error:
+        causes = error.failures.values() if isinstance(error, CheckpointException) else [error]
+        reasons = sorted({str(cause[0] if isinstance(cause, tuple) else cause) for cause in causes})
+        raise ValueError(
+            f"Cannot load the checkpoint at '{path}': it is damaged or holds another model. {'; '.join(reasons)}"
+        ) from error
+    _model(pipeline).load_state_dict(state["model"])
+    if "optimizer" in state:
+        pipeline._optimizer.load_state_dict(state["optimizer"])
+
+
+def _state(pipeline: TrainPipelineSparseDist) -> dict[str, Any]:
+    return {"model": _model(pipeline).state_dict(), "optimizer": pipeline._optimizer.state_dict()}
+
+
+def _model(pipeline: TrainPipelineSparseDist) -> DistributedModelParallel:
+    model = pipeline._model
+    assert isinstance(model, DistributedModelParallel)
+    return model
+
+
+def _init_dense_state(pipeline: TrainPipelineSparseDist) -> None:
+    """A step of zero gradients makes the dense optimizers' lazy state, into which the checkpoint is then loaded."""
+    for name, optimizer in pipeline._optimizer.optimizers:
+        if name:  # the fused optimizer has no name, and its state from the start
+            optimizer.init_state()
+            optimizer.zero_grad()
+
+
+def _random_file(rank: int) -> str:
+    return f"random_{rank}.pt"

@@ -1,0 +1,134 @@
+"""Predictions and exact metrics over a whole split, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from torchrec_mtl.batch import MultiTaskBatch
+from torchrec_mtl.data.lockstep import LockstepIterator
+from torchrec_mtl.data.parquet import ParquetReader
+from torchrec_mtl.tasks.task import Task
+from torchrec_mtl.training.distributed import Runtime
+
+Metrics = dict[str, dict[str, float]]
+
+
+class Predicted(NamedTuple):
+    """A batch's rows with their predictions, padding removed."""
+
+    keys: pa.RecordBatch
+    predictions: dict[str, np.ndarray]
+    labels: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]
+
+
+def predict(
+    pipeline: TrainPipelineSparseDist,
+    reader: ParquetReader,
+    runtime: Runtime,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Iterator[Predicted]:
+    """Runs this rank's share of a split through the pipeline, without training.
+
+    Every rank must exhaust it: ranks with fewer batches go along with padding.
+
+    Args:
+        pipeline: With no batch in flight, as at the end of an epoch.
+        reader: This rank's share.
+        runtime: This process.
+        advance: Told the number of rows after each batch, for a progress bar.
+    """
+    waiting: deque[tuple[MultiTaskBatch, pa.RecordBatch]] = deque()
+
+    def watched() -> Iterator[MultiTaskBatch]:
+        for batch, keys in reader.batches():
+            waiting.append((batch, keys))
+            yield batch
+
+    iterator = LockstepIterator(watched(), lambda: reader.source.converter.padding(reader.batch_size), runtime.control)
+    model = pipeline._model
+    was_training = model.training
+    model.eval()
+    try:
+        while True:
+            with torch.no_grad():
+                try:
+                    output = pipeline.progress(iterator)
+                except StopIteration:
+                    return
+            if not waiting:
+                continue  # a batch of padding
+            batch, keys = waiting.popleft()
+            rows = keys.num_rows
+            advance(rows)
+            yield Predicted(
+                keys,
+                {name: values[:rows].cpu().numpy() for name, values in output["predictions"].items()},
+                {name: values[:rows] for name, values in batch.labels.items()},
+                {name: values[:rows] for name, values in batch.weights.items()},
+            )
+    finally:
+        model.train(was_training)
+
+
+def evaluate(
+    pipeline: TrainPipelineSparseDist,
+    reader: ParquetReader,
+    runtime: Runtime,
+    group: str | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Metrics | None:
+    """Metrics of every task over a whole split: all rows of all ranks, no window and no mean of ranks' figures.
+
+    Args:
+        pipeline: See :func:`predict`.
+        reader: This rank's share, with the group among its keys.
+        runtime: This process.
+        group: Key column whose values group the rows for GAUC, for instance the user.
+        advance: Told the number of rows after each batch.
+
+    Returns:
+        ``{task: {metric: value}}`` on rank 0, which holds a few numbers a row; ``None`` elsewhere.
+    """
+    parts = []
+    for part in predict(pipeline, reader, runtime, advance):
+        groups = None if group is None else part.keys.column(group).to_numpy(zero_copy_only=False)
+        parts.append((part.predictions, part.labels, part.weights, groups))
+    gathered = runtime.gather(parts)
+    if gathered is None:
+        return None
+    rows = [part for parts in gathered for part in parts]
+    predictions, labels, weights = (_joined([part[i] for part in rows]) for i in range(3))
+    groups = None if group is None else np.concatenate([part[3] for part in rows])
+    tasks = reader.source.converter.tasks
+    return {task.name: task_metrics(task, predictions[task.name], labels, weights, groups) for task in tasks}
+
+
+def task_metrics(
+    task: Task,
+    prediction: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray],
+    groups: np.ndarray | None,
+) -> dict[str, float]:
+    """A task's metrics over the rows inside its label space."""
+    tensors = {name: torch.from_numpy(labels[name]) for name in task.label_columns}
+    inside = task.space(tensors).numpy()
+    weight = task.row_weights({name: torch.from_numpy(column) for name, column in weights.items()}, tensors[task.label])
+    return task.metrics(
+        prediction[inside],
+        labels[task.label][inside],
+        weight.numpy()[inside],
+        None if groups is None else groups[inside],
+    )
+
+
+def _joined(parts: list[dict]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in (parts[0] if parts else ())}

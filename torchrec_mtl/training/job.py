@@ -1,0 +1,140 @@
+"""A job: everything that a job file says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from torchrec_mtl.balancers.balancer import Balancer
+from torchrec_mtl.balancers.fixed import FixedWeights
+from torchrec_mtl.data.convert import BatchConverter
+from torchrec_mtl.data.features import Features
+from torchrec_mtl.data.funnel import Funnel
+from torchrec_mtl.heads.head import Head
+from torchrec_mtl.heads.heads import TaskHeads
+from torchrec_mtl.heads.link import Link
+from torchrec_mtl.model import MultiTaskModel
+from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.tasks.task import Task
+from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer
+from torchrec_mtl.training.sharding import TableSharding
+from torchrec_mtl.trunks.trunk import Trunk
+
+
+@dataclass
+class Data:
+    """Where the rows are and how they are read.
+
+    Args:
+        train: Training split: Parquet files, directories or globs.
+        validation: Split that is measured after every epoch, if any.
+        test: Split that is measured at the end, if any.
+        batch_size: Rows a rank and step.
+        shuffle_rows: Rows are shuffled within blocks of this size; bounds the memory.
+        funnel: Order of the binary labels and the policy for rows that break it.
+        keys: Columns that predictions carry along.
+        group: Column whose values group the rows for GAUC, for instance the user.
+    """
+
+    train: list[str]
+    validation: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    batch_size: int = 4096
+    shuffle_rows: int = 262_144
+    funnel: Funnel | None = None
+    keys: list[str] = field(default_factory=list)
+    group: str | None = None
+
+
+@dataclass
+class Network:
+    """What stands between features and outputs, each class by import path with its init_args.
+
+    Args:
+        trunk: Trunk class; ``in_features`` and ``num_tasks`` come from the features and towers.
+        towers: ``{output name: tower class}``; ``in_features`` comes from the trunk.
+        links: Links between outputs, in order.
+    """
+
+    trunk: Callable[[int, int], Trunk]
+    towers: dict[str, Callable[[int], Head]]
+    links: list[Link] = field(default_factory=list)
+
+
+@dataclass
+class Training:
+    """How it is trained.
+
+    Args:
+        epochs: Passes over the training split.
+        seed: Seeds initial parameters, shuffling and dropout.
+        table_optimizer: Optimizer of the embedding tables.
+        dense_optimizer: Optimizer of everything else: any torch.optim class.
+        sharding: ``{table: what the planner may do}``; other tables are the planner's to choose.
+        checkpoint_every: Steps between checkpoints; one is always written at the end.
+        keep: Number of checkpoints that are kept.
+        log_every: Steps between points of the training curves.
+        threads: CPU threads a rank; by default the cores divided by the ranks of this machine.
+    """
+
+    epochs: int = 1
+    seed: int = 0
+    table_optimizer: TableOptimizer = field(default_factory=TableOptimizer)
+    dense_optimizer: MakeOptimizer = torch.optim.Adam
+    sharding: dict[str, TableSharding] = field(default_factory=dict)
+    checkpoint_every: int = 1000
+    keep: int = 2
+    log_every: int = 20
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "checkpoint_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, but found {getattr(self, name)}.")
+
+
+@dataclass
+class Job:
+    """A multi-task ranking job.
+
+    Args:
+        features: Tables, sparse and dense features.
+        data: Where the rows are and how they are read.
+        network: Trunk, towers and links.
+        tasks: What is trained and measured, each a task class with its init_args.
+        output: Directory for checkpoints, curves and metrics.
+        balancer: Balancer class; the trained tasks' weights come from the tasks.
+        training: How it is trained.
+    """
+
+    features: Features
+    data: Data
+    network: Network
+    tasks: Sequence[Task]
+    output: Path
+    balancer: Callable[[Sequence[float]], Balancer] = FixedWeights
+    training: Training = field(default_factory=Training)
+
+    def converter(self, labelled: bool = True) -> BatchConverter:
+        """Turns rows into batches as the job declares."""
+        return BatchConverter(self.features, self.tasks, self.data.funnel, labelled)
+
+    @property
+    def key_columns(self) -> list[str]:
+        """Columns that travel beside the batches."""
+        group = [self.data.group] if self.data.group else []
+        return list(dict.fromkeys([*self.data.keys, *group]))
+
+    def objective(self) -> MultiTaskObjective:
+        """The objective, with tables on the meta device: they are made as shards, without a second copy."""
+        embeddings = EmbeddingBagCollection(
+            tables=self.features.embedding_bag_configs(), device=torch.device("meta")
+        )
+        trunk = self.network.trunk(self.features.width, len(self.network.towers))
+        towers = {name: tower(trunk.out_features) for name, tower in self.network.towers.items()}
+        model = MultiTaskModel(embeddings, trunk, TaskHeads(towers, self.network.links))
+        return MultiTaskObjective(model, self.tasks, self.balancer)

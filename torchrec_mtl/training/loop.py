@@ -1,0 +1,227 @@
+"""Trains, evaluates and predicts: what the command line runs on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from torchrec_mtl.batch import MultiTaskBatch
+from torchrec_mtl.data.lockstep import LockstepIterator
+from torchrec_mtl.data.parquet import ParquetReader, ParquetSource
+from torchrec_mtl.training import checkpoint
+from torchrec_mtl.training.checkpoint import Position
+from torchrec_mtl.training.distributed import Runtime
+from torchrec_mtl.training.evaluation import Metrics, Predicted, evaluate, predict
+from torchrec_mtl.training.job import Job
+from torchrec_mtl.training.reporting import Bar, Reporter, write_metrics
+from torchrec_mtl.training.session import Session, open_session, open_split
+
+
+def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
+    """Trains a job from its start or its newest checkpoint, and measures it on its splits.
+
+    Writes to ``job.output``: ``checkpoints/``, ``tensorboard/`` and ``metrics.json``.
+
+    Args:
+        job: The job.
+        runtime: This process.
+        resume: Whether to go on from the newest checkpoint below ``job.output``.
+
+    Returns:
+        Metrics of the test split (else the validation split) on rank 0, where there is one.
+
+    Raises:
+        ValueError: Before the first step, if the job or its data are wrong, or ``job.output`` holds another run.
+    """
+    directory = job.output / "checkpoints"
+    existing = checkpoint.checkpoints(directory)
+    if existing and not resume:
+        raise ValueError(
+            f"'{job.output}' already holds a run (its newest checkpoint is {existing[-1].name}). Continue it with "
+            f"--resume, or give another --output."
+        )
+    found = checkpoint.find(directory) if resume else None
+    reporter = Reporter(runtime.is_main)
+    splits: dict[str, ParquetSource] = {}
+    for name, paths in (("train", job.data.train), ("validation", job.data.validation), ("test", job.data.test)):
+        if paths:
+            splits[name], labels = open_split(job, runtime, paths)
+            if labels is not None:
+                reporter.labels(name, labels)
+    session = open_session(job, runtime)
+    position = session.start
+    if found is not None:
+        loaded = checkpoint.resume(found, session.pipeline, session.start, runtime)
+        position = replace(session.start, step=loaded.step, epoch=loaded.epoch, batch=loaded.batch)
+        reporter.say(f"Resuming from {found.name}: epoch {position.epoch}, batch {position.batch}.")
+    reporter = Reporter(runtime.is_main, job.output, position.step)
+    try:
+        position = _epochs(session, splits, position, reporter)
+        return _final_metrics(session, splits, position, reporter)
+    finally:
+        reporter.close()
+
+
+def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Position, reporter: Reporter) -> Position:
+    reader = session.reader(splits["train"], shuffled=True)
+    directory, keep = session.job.output / "checkpoints", session.job.training.keep
+    saved = None
+    while position.epoch < session.job.training.epochs:
+        for position in _epoch(session, reader, position, reporter):  # noqa: B020  # each step moves the position
+            if position.step % session.job.training.checkpoint_every == 0:
+                checkpoint.save(directory, session.pipeline, position, session.runtime, keep)
+        position = replace(position, epoch=position.epoch + 1, batch=0)
+        saved = checkpoint.save(directory, session.pipeline, position, session.runtime, keep)
+        if "validation" in splits:
+            _measure(session, splits, "validation", position, reporter)
+    if saved is not None:
+        reporter.say(f"Trained {position.step:,} steps; checkpoint {saved}.")
+    return position
+
+
+def _epoch(session: Session, reader: ParquetReader, position: Position, reporter: Reporter) -> Iterator[Position]:
+    """Trains from a position to the end of its epoch; gives the position after each step."""
+    runtime, pipeline, training = session.runtime, session.pipeline, session.job.training
+    batches: Iterator[MultiTaskBatch] = (
+        batch for batch, _ in reader.batches(position.epoch, skip=position.batch)
+    )
+    padding = reader.source.converter.padding
+    iterator = LockstepIterator(batches, lambda: padding(reader.batch_size), runtime.control)
+    rows = reader.batch_size * runtime.rank.world_size
+    title = f"epoch {position.epoch + 1}/{training.epochs}"
+    pipeline._model.train()
+    with reporter.bar(title, reader.source.rows, position.batch * rows) as bar:
+        while True:
+            try:
+                output = pipeline.progress(iterator)
+            except StopIteration:
+                return
+            position = replace(position, step=position.step + 1, batch=position.batch + 1)
+            if position.step % training.log_every == 0 or bar.done + rows >= bar.total:
+                _log(output, bar, rows, position.step, reporter)
+            else:
+                bar.advance(rows)
+            yield position
+
+
+def _log(output: dict[str, Any], bar: Bar, rows: int, step: int, reporter: Reporter) -> None:
+    loss = float(output["loss"])
+    bar.advance(rows, loss)
+    curves = {f"train/{task}/loss": float(value) for task, value in output["losses"].items()}
+    reporter.scalars({"train/loss": loss, "train/samples_per_second": bar.samples_per_second, **curves}, step)
+
+
+def _measure(
+    session: Session, splits: Mapping[str, ParquetSource], split: str, position: Position, reporter: Reporter
+) -> Metrics | None:
+    with reporter.bar(split, splits[split].rows) as bar:
+        ranks = session.runtime.rank.world_size
+        found = evaluate(
+            session.pipeline,
+            session.reader(splits[split]),
+            session.runtime,
+            session.job.data.group,
+            lambda rows: bar.advance(rows * ranks),
+        )
+    if found is not None:
+        reporter.metrics(split, found, position.step)
+    return found
+
+
+def _final_metrics(
+    session: Session, splits: Mapping[str, ParquetSource], position: Position, reporter: Reporter
+) -> Metrics | None:
+    split = next((name for name in ("test", "validation") if name in splits), None)
+    if split is None:
+        return None
+    found = _measure(session, splits, split, position, reporter)
+    if found is not None:
+        write_metrics(session.job.output / "metrics.json", {"split": split, "step": position.step, "tasks": found})
+    return found
+
+
+def evaluate_checkpoint(job: Job, runtime: Runtime, path: Path, split: str = "test") -> Metrics | None:
+    """Measures a checkpoint on a split, on any number of ranks.
+
+    Args:
+        job: The job that the checkpoint was trained with.
+        runtime: This process.
+        path: The checkpoint, or a directory of checkpoints (the newest is taken).
+        split: "train", "validation" or "test". Figures also go to ``job.output/metrics_<split>.json``.
+
+    Raises:
+        ValueError: If the split is not in the job, or the checkpoint cannot be read.
+    """
+    paths = getattr(job.data, split, None)
+    if not paths:
+        raise ValueError(f"The job names no files for the split '{split}': set data.{split}.")
+    found = checkpoint.find(path)
+    reporter = Reporter(runtime.is_main)
+    source, _ = open_split(job, runtime, paths)
+    session = open_session(job, runtime)
+    checkpoint.load_model(found, session.pipeline)
+    position = checkpoint.read_position(found)
+    metrics = _measure(session, {split: source}, split, position, reporter)
+    if metrics is not None:
+        figures = {"split": split, "step": position.step, "tasks": metrics}
+        write_metrics(job.output / f"metrics_{split}.json", figures)
+    return metrics
+
+
+def write_predictions(job: Job, runtime: Runtime, path: Path, rows: list[str], output: Path) -> int:
+    """Predicts every task for every row and writes Parquet: the job's key columns, then one column per task.
+
+    Each rank writes ``output/part-<rank>.parquet``. The rows need no labels.
+
+    Args:
+        job: The job that the checkpoint was trained with.
+        runtime: This process.
+        path: The checkpoint, or a directory of checkpoints.
+        rows: Parquet files, directories or globs.
+        output: Directory that does not exist yet or is empty.
+
+    Returns:
+        Number of rows that this rank wrote.
+
+    Raises:
+        ValueError: If the checkpoint or the rows cannot be read, or ``output`` is not empty.
+    """
+    found = checkpoint.find(path)
+    source, _ = open_split(job, runtime, rows, labelled=False)
+    runtime.together(lambda: _empty_directory(output))
+    session = open_session(job, runtime)
+    checkpoint.load_model(found, session.pipeline)
+    reporter = Reporter(runtime.is_main)
+    writer, written = None, 0
+    with reporter.bar("predict", source.rows) as bar:
+        ranks = runtime.rank.world_size
+        for part in predict(session.pipeline, session.reader(source), runtime, lambda n: bar.advance(n * ranks)):
+            table = _prediction_table(part, job)
+            if writer is None:
+                writer = pq.ParquetWriter(output / f"part-{runtime.rank.index:05d}.parquet", table.schema)
+            writer.write_table(table)
+            written += table.num_rows
+    if writer is not None:
+        writer.close()
+    runtime.barrier()
+    reporter.say(f"{source.rows:,} rows predicted to {output}.")
+    return written
+
+
+def _prediction_table(part: Predicted, job: Job) -> pa.Table:
+    columns = {name: part.keys.column(name) for name in job.key_columns}
+    for task in job.tasks:
+        values = part.predictions[task.name]
+        columns[task.name] = pa.array(values if values.ndim == 1 else list(values))
+    return pa.table(columns)
+
+
+def _empty_directory(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    if any(child.suffix == ".parquet" for child in path.iterdir()):
+        raise ValueError(f"'{path}' already holds Parquet files: give an output directory that is empty or new.")

@@ -1,0 +1,85 @@
+"""A job set up on this rank: sources checked, model sharded, pipeline built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from torchrec_mtl.data.check import LabelReport, report, scan_labels
+from torchrec_mtl.data.parquet import ParquetReader, ParquetSource
+from torchrec_mtl.training.checkpoint import Position
+from torchrec_mtl.training.distributed import Runtime
+from torchrec_mtl.training.job import Job
+from torchrec_mtl.training.pipeline import build_train_pipeline
+from torchrec_mtl.training.sharding import sharding_of
+
+
+@dataclass
+class Session:
+    """A job on this rank.
+
+    Args:
+        job: The job.
+        runtime: This process.
+        pipeline: TorchRec's pipeline around the sharded objective.
+        start: A position at step 0 that says what this run is.
+    """
+
+    job: Job
+    runtime: Runtime
+    pipeline: TrainPipelineSparseDist
+    start: Position
+
+    def reader(self, source: ParquetSource, shuffled: bool = False) -> ParquetReader:
+        """This rank's share of a split."""
+        data = self.job.data
+        seed = self.job.training.seed if shuffled else None
+        return ParquetReader(source, data.batch_size, self.runtime.rank, seed, data.shuffle_rows)
+
+
+def open_session(job: Job, runtime: Runtime) -> Session:
+    """Builds the job's pipeline.
+
+    Raises:
+        ValueError: If the parts of the job do not fit each other or the platform.
+    """
+    training = job.training
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(training.threads or max(1, (os.cpu_count() or 1) // local_ranks))
+    torch.manual_seed(training.seed + runtime.rank.index)  # shards must differ; replicated parts are rank 0's
+    pipeline = build_train_pipeline(
+        job.objective(),
+        training.dense_optimizer,
+        training.table_optimizer,
+        device=runtime.device,
+        constraints=training.sharding,
+        batch_size=job.data.batch_size,
+    )
+    assert isinstance(pipeline._model, DistributedModelParallel)
+    start = Position(
+        world_size=runtime.rank.world_size,
+        batch_size=job.data.batch_size,
+        sharding=sharding_of(pipeline._model.plan),
+        tables=training.table_optimizer.optimizer.__name__,
+    )
+    return Session(job, runtime, pipeline, start)
+
+
+def open_split(
+    job: Job, runtime: Runtime, paths: Sequence[str], labelled: bool = True
+) -> tuple[ParquetSource, LabelReport | None]:
+    """Opens a split and checks its schema, ids and labels, the ranks together.
+
+    Raises:
+        ValueError: On every rank, where one finds something wrong.
+    """
+    source = runtime.together(lambda: ParquetSource(paths, job.converter(labelled), job.key_columns))
+    if not labelled:
+        return source, None
+    counts = runtime.together(lambda: scan_labels(source, runtime.rank))
+    return source, report(source, runtime.total(counts))

@@ -36,7 +36,9 @@ def build_parser() -> Any:
         command.add_argument("--config", action="config", help="Job file (YAML).")
         command.add_class_arguments(Job)
         if name == "train":
-            command.add_argument("--resume", action="store_true", help="Go on from the newest checkpoint in --output.")
+            command.add_argument(
+                "--resume", action="store_true", help="Go on from the newest checkpoint in --output, if there is one."
+            )
         else:
             command.add_argument(
                 "--checkpoint", type=Path | None, help="Checkpoint, or a directory of them; by default --output's."
@@ -92,6 +94,7 @@ def _quiet() -> None:
     """Leaves out what TorchRec and torch say at every start and nobody can act on."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    logging.getLogger().addFilter(lambda record: not record.getMessage().startswith("Sharding spec not found"))
     for name in ("torchrec", "torch.fx", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -59,7 +59,7 @@ class MultiTaskLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Maps outputs, labels and weights to the loss and the detached output."""
         sums = [self._sums(task, outputs[task.name], labels, weights) for task in self.tasks]
-        numerators, denominators = (torch.stack(part) for part in zip(*sums))  # [T]
+        numerators, denominators = (torch.stack(part) for part in zip(*sums, strict=True))  # [T]
         totals = torch.stack([numerators.detach(), denominators])  # [2, T]
         ranks = 1
         if dist.is_available() and dist.is_initialized():

@@ -14,7 +14,7 @@ def check_versions() -> None:
         ImportError: If a release series differs from the one that fits; the text names those found and those that fit.
     """
     found = {name: _installed(name) for name in FITTING}
-    if any(not have.startswith(f"{want}.") for have, want in zip(found.values(), FITTING.values())):
+    if any(not have.startswith(f"{want}.") for have, want in zip(found.values(), FITTING.values(), strict=True)):
         have = ", ".join(f"{name} {release}" for name, release in found.items())
         want = ", ".join(f"{name} {release}.*" for name, release in FITTING.items())
         raise ImportError(

@@ -31,7 +31,7 @@ class LabelReport:
     broken: int = 0
 
 
-def scan_labels(source: ParquetSource, rank: Rank = Rank()) -> np.ndarray:  # noqa: B008  # frozen
+def scan_labels(source: ParquetSource, rank: Rank = Rank()) -> np.ndarray:
     """Checks this rank's share of a split and counts what it holds; sum the counts over ranks for :func:`report`.
 
     Reads label columns only; ids are checked against the statistics in the files' footers where these have them (and
@@ -76,8 +76,8 @@ def report(source: ParquetSource, counts: np.ndarray) -> LabelReport:
     found = LabelReport(
         rows=int(counts[0]),
         broken=int(counts[1]),
-        in_space=dict(zip(names, counts[2:].astype(int).tolist())),
-        label_sum=dict(zip(names, counts[2 + len(tasks) :].tolist())),
+        in_space=dict(zip(names, counts[2:].astype(int).tolist(), strict=False)),
+        label_sum=dict(zip(names, counts[2 + len(tasks) :].tolist(), strict=True)),
     )
     if funnel is not None and funnel.policy == "error" and found.broken:
         raise ValueError(funnel.error_text(found.broken, found.rows))

@@ -107,7 +107,7 @@ class Features:
     def __post_init__(self) -> None:
         for kind, names in (
             ("Tables", [table.name for table in self.tables]),
-            ("Features", [feature.name for feature in (*self.sparse, *self.dense)]),
+            ("Features", [*(feature.name for feature in self.sparse), *(feature.name for feature in self.dense)]),
         ):
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 raise ValueError(f"{kind} must have different names, but {twice} are declared more than once.")

@@ -64,8 +64,7 @@ class Funnel:
             return
         if self.policy == "error":
             raise ValueError(self.error_text(int(mask.sum()), len(mask)))
-        for name in labels:
-            labels[name] = np.where(mask, np.float32("nan"), labels[name])
+        labels.update({name: np.where(mask, np.float32("nan"), label) for name, label in labels.items()})
 
     def error_text(self, count: int, rows: int) -> str:
         """Error text for ``count`` broken rows."""

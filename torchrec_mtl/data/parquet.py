@@ -119,7 +119,7 @@ class ParquetReader:
         self,
         source: ParquetSource,
         batch_size: int,
-        rank: Rank = Rank(),  # noqa: B008  # frozen
+        rank: Rank = Rank(),
         seed: int | None = None,
         shuffle_rows: int = 262_144,
     ) -> None:
@@ -192,7 +192,7 @@ class ParquetReader:
 def _find(paths: Sequence[str]) -> list[str]:
     found = []
     for path in paths:
-        matches = sorted(map(str, Path(path).rglob("*.parquet"))) if Path(path).is_dir() else sorted(glob(path))
+        matches = sorted(map(str, Path(path).rglob("*.parquet"))) if Path(path).is_dir() else sorted(glob(path))  # noqa: PTH207  # an absolute glob too
         if not matches:
             raise ValueError(f"No Parquet file at '{path}': give a file, a directory of *.parquet files or a glob.")
         found += matches

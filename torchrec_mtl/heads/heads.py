@@ -58,7 +58,9 @@ class TaskHeads(nn.Module):
 
     def forward(self, shared: Tensor) -> dict[str, Tensor]:
         """Maps ``[B, T, H]`` to ``{name: output}``."""
-        outputs = {name: tower(shared[:, i]) for i, (name, tower) in enumerate(zip(self.names, self.towers))}
+        outputs = {
+            name: tower(shared[:, i]) for i, (name, tower) in enumerate(zip(self.tower_names, self.towers, strict=True))
+        }
         for link in self.links:
             outputs[link.name] = link(outputs)  # type: ignore[index]  # nn.Module hides the attribute's type
         return outputs

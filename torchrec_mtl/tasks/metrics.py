@@ -111,5 +111,5 @@ def expected_calibration_error(p: np.ndarray, z: np.ndarray, w: np.ndarray, bins
     return float(np.abs(gap).sum() / w.sum())
 
 
-def _ratio(numerator: float, denominator: float) -> float:
+def _ratio(numerator: np.ndarray | float, denominator: np.ndarray | float) -> float:
     return float(numerator / denominator) if denominator != 0 else NAN

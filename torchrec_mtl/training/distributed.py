@@ -91,14 +91,14 @@ def distributed(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Runtime]
     """
     alone = "RANK" not in os.environ
     cuda = torch.cuda.is_available()
-    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if cuda else "gloo",
-        timeout=timeout,
-        **({"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}),
-    )
+    backend = "nccl" if cuda else "gloo"
+    if alone:
+        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(backend, timeout=timeout)
     control = dist.new_group(backend="gloo", timeout=timeout)
     try:
         yield Runtime(Rank(dist.get_rank(), dist.get_world_size()), device, control)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -97,7 +97,7 @@ def evaluate(
     Returns:
         ``{task: {metric: value}}`` on rank 0, which holds a few numbers a row; ``None`` elsewhere.
     """
-    parts = []
+    parts: list[tuple[Any, ...]] = []
     for part in predict(pipeline, reader, runtime, advance):
         groups = None if group is None else part.keys.column(group).to_numpy(zero_copy_only=False)
         parts.append((part.predictions, part.labels, part.weights, groups))

@@ -131,9 +131,7 @@ class Job:
 
     def objective(self) -> MultiTaskObjective:
         """The objective, with tables on the meta device: they are made as shards, without a second copy."""
-        embeddings = EmbeddingBagCollection(
-            tables=self.features.embedding_bag_configs(), device=torch.device("meta")
-        )
+        embeddings = EmbeddingBagCollection(tables=self.features.embedding_bag_configs(), device=torch.device("meta"))
         trunk = self.network.trunk(self.features.width, len(self.network.towers))
         towers = {name: tower(trunk.out_features) for name, tower in self.network.towers.items()}
         model = MultiTaskModel(embeddings, trunk, TaskHeads(towers, self.network.links))

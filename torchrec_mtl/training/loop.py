@@ -30,7 +30,7 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
     Args:
         job: The job.
         runtime: This process.
-        resume: Whether to go on from the newest checkpoint below ``job.output``.
+        resume: Whether to go on from the newest checkpoint below ``job.output``, if there is one.
 
     Returns:
         Metrics of the test split (else the validation split) on rank 0, where there is one.
@@ -45,8 +45,9 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
             f"'{job.output}' already holds a run (its newest checkpoint is {existing[-1].name}). Continue it with "
             f"--resume, or give another --output."
         )
-    found = checkpoint.find(directory) if resume else None
     reporter = Reporter(runtime.is_main)
+    if resume and not existing:
+        reporter.say(f"No checkpoint in '{directory}' yet: starting from the beginning.")
     splits: dict[str, ParquetSource] = {}
     for name, paths in (("train", job.data.train), ("validation", job.data.validation), ("test", job.data.test)):
         if paths:
@@ -55,10 +56,10 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
                 reporter.labels(name, labels)
     session = open_session(job, runtime)
     position = session.start
-    if found is not None:
-        loaded = checkpoint.resume(found, session.pipeline, session.start, runtime)
+    if existing:
+        loaded = checkpoint.resume(existing[-1], session.pipeline, session.start, runtime)
         position = replace(session.start, step=loaded.step, epoch=loaded.epoch, batch=loaded.batch)
-        reporter.say(f"Resuming from {found.name}: epoch {position.epoch}, batch {position.batch}.")
+        reporter.say(f"Resuming from {existing[-1].name}: epoch {position.epoch + 1}, batch {position.batch}.")
     reporter = Reporter(runtime.is_main, job.output, position.step)
     try:
         position = _epochs(session, splits, position, reporter)
@@ -72,7 +73,8 @@ def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Pos
     directory, keep = session.job.output / "checkpoints", session.job.training.keep
     saved = None
     while position.epoch < session.job.training.epochs:
-        for position in _epoch(session, reader, position, reporter):  # noqa: B020  # each step moves the position
+        for reached in _epoch(session, reader, position, reporter):
+            position = reached
             if position.step % session.job.training.checkpoint_every == 0:
                 checkpoint.save(directory, session.pipeline, position, session.runtime, keep)
         position = replace(position, epoch=position.epoch + 1, batch=0)
@@ -87,9 +89,7 @@ def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Pos
 def _epoch(session: Session, reader: ParquetReader, position: Position, reporter: Reporter) -> Iterator[Position]:
     """Trains from a position to the end of its epoch; gives the position after each step."""
     runtime, pipeline, training = session.runtime, session.pipeline, session.job.training
-    batches: Iterator[MultiTaskBatch] = (
-        batch for batch, _ in reader.batches(position.epoch, skip=position.batch)
-    )
+    batches: Iterator[MultiTaskBatch] = (batch for batch, _ in reader.batches(position.epoch, skip=position.batch))
     padding = reader.source.converter.padding
     iterator = LockstepIterator(batches, lambda: padding(reader.batch_size), runtime.control)
     rows = reader.batch_size * runtime.rank.world_size

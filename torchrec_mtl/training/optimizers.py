@@ -96,7 +96,9 @@ class TableOptimizer:
         """
         name = self.optimizer.__name__
         if name not in _STEPPING:
-            raise ValueError(f"Table optimizer {name} cannot step data_parallel tables. Use one of {sorted(_STEPPING)}.")
+            raise ValueError(
+                f"Table optimizer {name} cannot step data_parallel tables. Use one of {sorted(_STEPPING)}."
+            )
         return _STEPPING[name](parameters, **self.arguments)
 
 

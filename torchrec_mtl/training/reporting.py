@@ -74,7 +74,8 @@ class Bar:
     """A progress bar over samples with loss and samples a second; where there is no terminal, a line now and then."""
 
     def __init__(self, console: Console, title: str, total: int, done: int) -> None:
-        self.console, self.title, self.total, self.done = console, title, total, done
+        self.console, self.title, self.total, self.done = console, title, total, min(done, total)
+        self.note = ""
         self.start = self.last = time.monotonic()
         self.first = done
         self.progress = Progress(
@@ -96,6 +97,7 @@ class Bar:
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
         if not error[0]:
+            self.done = self.total  # other ranks' rows were counted as this rank's: exact only at the end
             self._print()
 
     @property
@@ -114,15 +116,15 @@ class Bar:
     def _print(self) -> None:
         self.last = time.monotonic()
         if not self.console.is_terminal and not self.console.quiet:
-            self.console.print(f"{self.title}: {self.done:,}/{self.total:,}  {getattr(self, 'note', '')}")
+            self.console.print(f"{self.title}: {self.done:,}/{self.total:,}  {self.note}")
 
 
 def metrics_table(title: str, found: Metrics) -> Table:
-    """A split's metrics, a row a task."""
-    columns = list(dict.fromkeys(name for values in found.values() for name in values))
-    table = Table("task", *columns, title=title)
-    for task, values in found.items():
-        table.add_row(task, *(_figure(name, values.get(name)) for name in columns))
+    """A split's metrics, a column a task."""
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    table = Table("", *found, title=title, title_justify="left")
+    for name in names:
+        table.add_row(name, *(_figure(name, values.get(name)) for values in found.values()))
     return table
 
 

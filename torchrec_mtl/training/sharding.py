@@ -58,14 +58,14 @@ class BagSharder(EmbeddingBagCollectionSharder):
     The CPU kernels do it; the stock sharder hides it from the planner.
     """
 
-    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002  # the same everywhere
+    def sharding_types(self, compute_device_type: str) -> list[str]:
         """Sharding types that the planner may choose from."""
         return list(SHARDING_TYPES)
 
 
 def sharders() -> list[ModuleSharder[nn.Module]]:
     """Sharders for every embedding module that the project offers."""
-    return [BagSharder()]  # type: ignore[list-item]  # TorchRec's generic is invariant
+    return [BagSharder()]
 
 
 def tables_of(module: nn.Module) -> list[str]:
@@ -120,4 +120,4 @@ def plan_sharding(
 
 def sharding_of(plan: ShardingPlan) -> dict[str, str]:
     """``{table: sharding type}`` of a plan."""
-    return {table: choice.sharding_type for module in plan.plan.values() for table, choice in module.items()}  # type: ignore[attr-defined]
+    return {table: choice.sharding_type for module in plan.plan.values() for table, choice in module.items()}

@@ -84,23 +84,27 @@ class Runtime:
 def distributed(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Runtime]:
     """Joins the process group that torchrun describes in the environment, or makes one of this process alone.
 
+    A group that stands already is used and left standing.
+
     NCCL and ``cuda:LOCAL_RANK`` where CUDA is available, else Gloo and the CPU.
 
     Args:
         timeout: How long a collective may wait for another rank.
     """
-    alone = "RANK" not in os.environ
     cuda = torch.cuda.is_available()
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(device)
-    backend = "nccl" if cuda else "gloo"
-    if alone:
-        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
-    else:
-        dist.init_process_group(backend, timeout=timeout)
+    ours = not dist.is_initialized()
+    if ours:
+        backend = "nccl" if cuda else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
     control = dist.new_group(backend="gloo", timeout=timeout)
     try:
         yield Runtime(Rank(dist.get_rank(), dist.get_world_size()), device, control)
     finally:
-        dist.destroy_process_group()
+        if ours:
+            dist.destroy_process_group()

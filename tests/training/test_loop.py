@@ -94,7 +94,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(world):
     """The two-rank checkpoint, evaluated by one process that knows nothing of ranks."""
-    root, job, _ = world
+    _, job, _ = world
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RANK", raising=False)
         return cli.run(["evaluate", "--config", job])
@@ -172,7 +172,7 @@ def test_a_run_writes_curves_and_keeps_checkpoints(world):
 
 
 def test_predicting_needs_no_labels(world, tmp_path):
-    root, job, _ = world
+    _, job, _ = world
     bare = impressions(40, seed=9).drop(["click", "purchase", "value", "sample_weight"])
     write_split(tmp_path / "bare", bare, files=1)
     with pytest.MonkeyPatch.context() as patch:

@@ -48,7 +48,7 @@ def make_batch(seed, rows=ROWS, click_rate=0.5):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.cat([torch.ones(rows), torch.randint(0, 4, (2 * rows,), generator=generator)]).int()
     sizes = [int(part.sum()) for part in lengths.view(3, rows)]
-    values = [torch.randint(0, high, (n,), generator=generator) for n, high in zip(sizes, (40, 30, 40))]
+    values = [torch.randint(0, high, (n,), generator=generator) for n, high in zip(sizes, (40, 30, 40), strict=True)]
     click = (torch.rand(rows, generator=generator) < click_rate).float()
     purchase = click * (torch.rand(rows, generator=generator) < 0.5)
     value = torch.where(purchase == 1, 3 * torch.rand(rows, generator=generator), float("nan"))
@@ -61,8 +61,8 @@ def make_batch(seed, rows=ROWS, click_rate=0.5):
 
 
 def concatenated(batches):
-    jagged = [{key: batch.sparse[key] for key in batch.sparse.keys()} for batch in batches]
     keys = batches[0].sparse.keys()
+    jagged = [{key: batch.sparse[key] for key in keys} for batch in batches]
     return MultiTaskBatch(
         dense=torch.cat([batch.dense for batch in batches]),
         sparse=KeyedJaggedTensor(
@@ -91,7 +91,7 @@ class HalvesAdagrad(RowWiseAdagrad):
 
     def step(self, closure=None):
         grads = [half for p in self.whole for half in p.grad.split(8, dim=1)]
-        for half, grad in zip(self.halves, grads):
+        for half, grad in zip(self.halves, grads, strict=True):
             half.grad = grad
         super().step(closure)
 
@@ -121,7 +121,7 @@ def train_alone(optimizer, world_size=2):
     others = [p for name, p in objective.named_parameters() if "embedding_bags" not in name]
     optimizers = [OPTIMIZERS[optimizer][1](tables), torch.optim.Adam(others, lr=0.01)]
     losses = []
-    for batches in zip(*(rank_batches(world_size, rank) for rank in range(world_size))):
+    for batches in zip(*(rank_batches(world_size, rank) for rank in range(world_size)), strict=True):
         loss, output = objective(concatenated(batches))
         for each in optimizers:
             each.zero_grad()

@@ -1,0 +1,272 @@
+"""What every trunk, head, link and balancer must do, also one that lives in another package.
+
+An out-of-tree class is tested by one import::
+
+    from tests.contract import assert_trunk_contract
+
+    def test_my_trunk():
+        assert_trunk_contract(MyTrunk, layers=[16])
+"""
+
+import inspect
+import pkgutil
+from functools import partial
+from importlib import import_module
+
+import pytest
+import torch
+
+IN_FEATURES, NUM_TASKS, ROWS = 8, 3, 64
+
+
+def every_subclass(base):
+    """Concrete subclasses of ``base`` in the package that ``base`` stands in; a new file is found by itself."""
+    package = base.__module__.rpartition(".")[0]
+    for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+        import_module(module.name)
+    found, waiting = set(), [base]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        waiting += below
+        found |= {each for each in below if not inspect.isabstract(each) and each.__module__.startswith(f"{package}.")}
+    assert found, f"no subclass of {base.__name__} in {package}: the contract would test nothing"
+    return sorted(found, key=lambda each: each.__name__)
+
+
+def rows(count=ROWS, width=IN_FEATURES, dtype=torch.float32):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(7)).to(dtype)
+
+
+def made(make, seed=0):
+    torch.manual_seed(seed)
+    return make()
+
+
+def assert_every_parameter_gets_a_gradient(module, *inputs):
+    """A parameter without a gradient is unused, and data-parallel training would wait for it forever."""
+    output = module(*inputs)
+    mix = torch.randn(
+        output.shape, generator=torch.Generator().manual_seed(3)
+    )  # a plain sum may cancel, as softmax does
+    (output * mix).sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, f"{name} gets no gradient"
+        assert parameter.grad.isfinite().all(), f"{name} gets a gradient that is not finite"
+        assert parameter.grad.count_nonzero() > 0, f"{name} gets a gradient of zeros"
+
+
+def accepts_a_batch_of_one_row_and_of_none(make):
+    module = made(make)
+    expected = module(rows()).shape[1:]
+    for count in (1, 0):
+        output = module(rows(count))
+        assert output.shape == (count, *expected)
+        output.sum().backward()  # a rank may be given no row: its backward must run all the same
+
+
+def gives_every_parameter_a_gradient(make):
+    assert_every_parameter_gets_a_gradient(made(make), rows())
+
+
+def loads_its_own_state(make):
+    first, second = made(make, seed=0).eval(), made(make, seed=1).eval()
+    assert not torch.equal(first(rows()), second(rows())), "two seeds give one function: this check would see nothing"
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(rows()), second(rows()))
+
+
+def repeats_itself_when_evaluated(make):
+    module = made(make).eval()
+    assert torch.equal(module(rows()), module(rows()))
+
+
+def sees_each_row_alone_when_evaluated(make):
+    module = made(make).eval()
+    together = module(rows())
+    for i in (0, ROWS - 1):
+        torch.testing.assert_close(module(rows()[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-5)
+
+
+# --- trunks
+
+
+def trunk_has_its_shape(make):
+    trunk = made(make)
+    assert (trunk.in_features, trunk.num_tasks) == (IN_FEATURES, NUM_TASKS)
+    assert trunk(rows()).shape == (ROWS, NUM_TASKS, trunk.out_features)
+
+
+def trunk_computes_in_float32_and_bfloat16(make):
+    trunk = made(make).eval()
+    exact = trunk(rows())
+    assert exact.dtype == torch.float32
+    rough = trunk.bfloat16()(rows(dtype=torch.bfloat16))
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, atol=0.05, rtol=0.05)  # bfloat16 has 8 bits: 0.4 % a rounding
+
+
+TRUNK_CHECKS = [
+    trunk_has_its_shape,
+    trunk_computes_in_float32_and_bfloat16,
+    accepts_a_batch_of_one_row_and_of_none,
+    gives_every_parameter_a_gradient,
+    loads_its_own_state,
+    repeats_itself_when_evaluated,
+    sees_each_row_alone_when_evaluated,
+]
+
+
+def trunk_maker(trunk_class, **arguments):
+    return partial(trunk_class, in_features=IN_FEATURES, num_tasks=NUM_TASKS, **arguments)
+
+
+def assert_trunk_contract(trunk_class, **arguments):
+    """Runs every check on ``trunk_class(in_features, num_tasks, **arguments)``."""
+    for check in TRUNK_CHECKS:
+        check(trunk_maker(trunk_class, **arguments))
+
+
+# --- heads
+
+
+def head_gives_float32_from_any_input(make):
+    head = made(make).eval()
+    exact = head(rows())
+    rough = head.bfloat16()(rows(dtype=torch.bfloat16))
+    for output in (exact, rough):
+        assert output.dtype == torch.float32
+        assert output.ndim in (1, 2)
+        assert len(output) == ROWS
+    torch.testing.assert_close(rough, exact, atol=0.05, rtol=0.05)
+
+
+HEAD_CHECKS = [
+    head_gives_float32_from_any_input,
+    accepts_a_batch_of_one_row_and_of_none,
+    gives_every_parameter_a_gradient,
+    loads_its_own_state,
+    repeats_itself_when_evaluated,
+    sees_each_row_alone_when_evaluated,
+]
+
+
+def head_maker(head_class, **arguments):
+    return partial(head_class, IN_FEATURES, **arguments)
+
+
+def assert_head_contract(head_class, **arguments):
+    """Runs every check on ``head_class(in_features, **arguments)``."""
+    for check in HEAD_CHECKS:
+        check(head_maker(head_class, **arguments))
+
+
+# --- links
+
+
+def logits(count=ROWS, dtype=torch.float32):
+    values = rows(count, 2).mul(3).to(dtype)
+    return {"first": values[:, 0], "second": values[:, 1], "other": torch.full((count,), float("nan"))}
+
+
+def link_knows_its_names(make):
+    link = make("made", of=("first", "second"))
+    assert (link.name, link.of) == ("made", ("first", "second"))
+
+
+def link_reads_what_it_names_and_nothing_else(make):
+    outputs = logits()  # "other" holds NaN: who reads it shows it
+    found = make("made", of=("first", "second"))(outputs)
+    assert len(found) == ROWS
+    assert found.isfinite().all()
+    for read in ("first", "second"):
+        changed = make("made", of=("first", "second"))({**outputs, read: outputs[read] + 1})
+        assert not torch.equal(changed, found), f"the link names '{read}', but does not read it"
+
+
+def link_gives_float32_from_bfloat16(make):
+    link = make("made", of=("first", "second"))
+    rough = link(logits(dtype=torch.bfloat16))
+    assert rough.dtype == torch.float32
+    exact = link({name: value.float() for name, value in logits(dtype=torch.bfloat16).items()})
+    torch.testing.assert_close(rough, exact)
+
+
+def link_accepts_one_row_and_none(make):
+    link = make("made", of=("first", "second"))
+    assert len(link(logits(1))) == 1
+    assert len(link(logits(0))) == 0
+
+
+def link_refuses_senseless_names(make):
+    for of in ((), ("made", "first"), ("first", "first")):
+        with pytest.raises(ValueError, match=r"'made'.*must name other outputs, each once, but found"):
+            make("made", of=of)
+
+
+LINK_CHECKS = [
+    link_knows_its_names,
+    link_reads_what_it_names_and_nothing_else,
+    link_gives_float32_from_bfloat16,
+    link_accepts_one_row_and_none,
+    link_refuses_senseless_names,
+]
+
+
+def assert_link_contract(link_class, **arguments):
+    """Runs every check on ``link_class(name, of, **arguments)``."""
+    for check in LINK_CHECKS:
+        check(partial(link_class, **arguments))
+
+
+# --- balancers
+
+
+def balancer_gives_a_scalar(make):
+    loss = make([1.0, 0.5, 2.0])(torch.tensor([0.3, 0.7, 1.1]))
+    assert loss.shape == ()
+    assert loss.isfinite()
+
+
+def balancer_passes_gradient_to_every_loss(make):
+    losses = torch.tensor([0.3, 0.7, 1.1], requires_grad=True)
+    make([1.0, 0.5, 2.0])(losses).backward()
+    assert losses.grad.isfinite().all()
+    assert (losses.grad > 0).all(), "a larger loss of any task must not look better"
+
+
+def balancer_bears_a_loss_of_zero(make):
+    losses = torch.zeros(3, requires_grad=True)  # label spaces that are empty on this step
+    loss = make([1.0, 0.5, 2.0])(losses)
+    loss.backward()
+    assert loss.isfinite()
+    assert losses.grad.isfinite().all()
+
+
+def balancer_takes_a_single_task(make):
+    assert make([1.0])(torch.tensor([0.3])).shape == ()
+
+
+def balancer_refuses_weights_that_are_not_positive(make):
+    for weights in ([], [1.0, 0.0], [-1.0]):
+        with pytest.raises(ValueError, match="needs a positive weight for each task, but found"):
+            make(weights)
+
+
+def balancer_keeps_declared_weights_out_of_the_state(make):
+    assert "weights" not in make([1.0, 2.0]).state_dict(), "the job file says the weights, not the checkpoint"
+
+
+BALANCER_CHECKS = [
+    balancer_gives_a_scalar,
+    balancer_passes_gradient_to_every_loss,
+    balancer_bears_a_loss_of_zero,
+    balancer_takes_a_single_task,
+    balancer_refuses_weights_that_are_not_positive,
+    balancer_keeps_declared_weights_out_of_the_state,
+]
+
+
+def assert_balancer_contract(balancer_class, **arguments):
+    """Runs every check on ``balancer_class(weights, **arguments)``."""
+    for check in BALANCER_CHECKS:
+        check(partial(balancer_class, **arguments))

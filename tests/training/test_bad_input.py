@@ -1,0 +1,301 @@
+"""Every mistake of a user has a sentence of its own, before any training step."""
+
+import copy
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.ranks import run_on_ranks
+from tests.synthetic import impressions, job, make_world, write_job, write_split
+from torchrec_mtl import cli
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Good data, and one epoch of a good job to have a checkpoint."""
+    root = tmp_path_factory.mktemp("world")
+    path = make_world(root, train_rows=200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RANK", raising=False)
+        cli.run(["train", "--config", path, "--training.epochs=1", "--training.checkpoint_every=4"])
+    return root
+
+
+@pytest.fixture
+def content(world, tmp_path):
+    found = copy.deepcopy(job(world))
+    found["output"] = str(tmp_path / "run")
+    return found
+
+
+def fails(capsys, monkeypatch, tmp_path, content, *arguments, command="train"):
+    """Runs a command as a user would and returns what it says when it fails."""
+    monkeypatch.delenv("RANK", raising=False)
+    path = write_job(tmp_path / "job.yaml", content)
+    monkeypatch.setattr("sys.argv", ["torchrec-mtl", command, "--config", path, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code not in (0, None)
+    assert not (tmp_path / "run" / "tensorboard").exists(), "it must fail before the first step"
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def message(capsys, monkeypatch, tmp_path, content):
+    return lambda *arguments, **options: fails(capsys, monkeypatch, tmp_path, content, *arguments, **options)
+
+
+def test_unknown_column(message, content):
+    content["features"]["dense"].append({"name": "prise"})
+    assert "column 'prise' is missing" in (text := message())
+    assert "did you mean 'price'?" in text
+
+
+def test_wrong_type(message, content):
+    content["features"]["dense"].append({"name": "user"})
+    assert "column 'user' must hold numbers, but has type string" in message()
+
+
+def replaced(table, name, values):
+    return table.set_column(table.schema.names.index(name), name, values)
+
+
+def bad_train(content, tmp_path, table):
+    write_split(tmp_path / "bad", table)
+    content["data"]["train"] = [str(tmp_path / "bad")]
+
+
+def test_label_other_than_0_and_1(message, content, tmp_path):
+    table = impressions(100)
+    bad_train(content, tmp_path, replaced(table, "click", pa.array(np.full(100, 2.0))))
+    assert "label column 'click' must hold 0 or 1" in (text := message())
+    assert "but found 2" in text
+
+
+def broken(rows=100):
+    table = impressions(rows)
+    click = table["click"].to_numpy().copy()
+    purchased = np.flatnonzero(table["purchase"].to_numpy())[:3]
+    click[purchased] = 0
+    return replaced(table, "click", pa.array(click)), 3
+
+
+def test_purchase_without_click_stops_under_error(message, content, tmp_path):
+    table, count = broken()
+    bad_train(content, tmp_path, table)
+    assert f"{count} of 100 rows break the funnel click -> purchase" in (text := message())
+    assert "drop" in text
+    assert "keep" in text
+
+
+@pytest.mark.parametrize("policy", ["drop", "keep"])
+def test_purchase_without_click_is_counted_under_drop_and_keep(policy, content, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RANK", raising=False)
+    table, count = broken()
+    bad_train(content, tmp_path, table)
+    content["data"]["test"] = content["data"]["train"]
+    content["data"]["funnel"]["policy"] = policy
+    found = cli.run(["train", "--config", write_job(tmp_path / "job.yaml", content)])
+    assert f"{count} rows of train break the funnel" in capsys.readouterr().out
+    assert found["ctr"]["rows"] == (100 - count if policy == "drop" else 100)
+
+
+@pytest.mark.parametrize("wrong", [-1, 50])
+def test_id_out_of_range(message, content, tmp_path, wrong):
+    ids = np.arange(100) % 50
+    ids[7] = wrong
+    bad_train(content, tmp_path, replaced(impressions(100), "shop", pa.array(ids)))
+    assert f"Feature 'shop': id {wrong} lies outside table 'shop' with rows [0, 50)" in (text := message())
+    assert "out_of_range: hash" in text
+
+
+def test_ids_out_of_range_are_hashed_when_the_feature_says_so(content, tmp_path, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    bad_train(content, tmp_path, replaced(impressions(100), "shop", pa.array(np.arange(100) - 3 * 10**15)))
+    content["features"]["sparse"][0]["out_of_range"] = "hash"
+    for split in ("validation", "test"):
+        content["data"][split] = []
+    cli.run(["train", "--config", write_job(tmp_path / "job.yaml", content)])
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_empty_file(message, content, tmp_path):
+    (tmp_path / "empty.parquet").touch()
+    content["data"]["train"] = [str(tmp_path / "empty.parquet")]
+    assert "empty.parquet as Parquet: the file is empty" in message()
+
+
+def test_no_rows(message, content, tmp_path):
+    pq.write_table(impressions(4).slice(0, 0), tmp_path / "none.parquet")
+    content["data"]["train"] = [str(tmp_path / "none.parquet")]
+    assert "No rows in" in message()
+
+
+def test_no_such_file(message, content, tmp_path):
+    content["data"]["train"] = [str(tmp_path / "nowhere")]
+    assert f"No Parquet file at '{tmp_path}/nowhere'" in message()
+
+
+def test_no_row_in_a_label_space(message, content, tmp_path):
+    nothing = pa.array(np.zeros(100, np.int8))
+    table = replaced(replaced(impressions(100), "click", nothing), "purchase", nothing)
+    bad_train(content, tmp_path, table)
+    assert "Task 'cvr': none of the 100 rows lies in its label space" in (text := message())
+    assert "'click' is 1" in text
+
+
+def test_unknown_key_in_the_job_file(message, content):
+    content["data"]["batchsize"] = 3
+    assert "data.batchsize" in message()
+
+
+def test_unknown_class(message, content):
+    content["network"]["trunk"] = {"class_path": "torchrec_mtl.trunks.MMoEE"}
+    assert "MMoEE" in message()
+
+
+def test_unknown_init_arg(message, content):
+    content["network"]["trunk"]["init_args"]["experts"] = 3
+    assert "experts" in message()
+
+
+def test_task_that_names_no_output(message, content):
+    content["tasks"][0]["init_args"]["name"] = "ctrr"
+    assert "Task 'ctrr' names no output" in (text := message())
+    assert "did you mean 'ctr'?" in text
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "expected"),
+    [
+        ("torchrec.optim.RowWiseAdagrad", {"weight_decay": 0.1}, "silently ignores ['weight_decay']"),
+        ("torch.optim.SGD", {"momentum": 0.9}, "silently ignores ['momentum']"),
+        ("torchrec.optim.LAMB", {}, "LAMB has no CPU kernel"),
+        ("torch.optim.RMSprop", {}, "FBGEMM has no RMSprop"),
+    ],
+)
+def test_an_optimizer_that_the_platform_would_ignore(message, content, optimizer, options, expected):
+    content["training"]["table_optimizer"] = {"optimizer": optimizer, "lr": 0.1, "options": options}
+    assert expected in message()
+
+
+def test_sharding_of_an_unknown_table(message, content):
+    content["training"]["sharding"] = {"shopp": {"types": ["row_wise"]}}
+    assert "Sharding constraints name unknown tables ['shopp']" in message()
+
+
+def test_grid_shard_is_refused(message, content):
+    content["training"]["sharding"] = {"shop": {"types": ["grid_shard"]}}
+    assert "grid_shard turns mean pooling into a sum" in message()
+
+
+def test_adam_on_cpu_needs_replicated_tables(message, content):
+    content["training"]["table_optimizer"] = {"optimizer": "torch.optim.Adam", "lr": 0.01}
+    assert "Adam on CPU takes the dense route, which needs data_parallel tables" in message()
+
+
+def test_a_run_is_not_overwritten(message, content, world):
+    content["output"] = str(world / "run")
+    assert "already holds a run" in (text := message())
+    assert "--resume" in text
+
+
+def test_no_checkpoint(message, tmp_path):
+    assert f"No checkpoint at '{tmp_path}'" in message("--checkpoint", str(tmp_path), command="evaluate")
+
+
+def damaged(world, tmp_path, damage):
+    """A copy of the newest checkpoint, damaged."""
+    import shutil
+
+    source = sorted((world / "run" / "checkpoints").glob("step_*"))[-1]
+    target = tmp_path / "run" / "checkpoints" / source.name
+    shutil.copytree(source, target)
+    damage(target)
+    return target
+
+
+def cut(path):
+    for file in path.glob("*.distcp"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 10])
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda path: (path / "meta.json").write_text("{"), "meta.json is damaged"),
+        (lambda path: (path / ".metadata").unlink(), "it is damaged or holds another model"),
+        (cut, "it is damaged or holds another model"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_unreadable_checkpoint(message, world, tmp_path, damage, expected, command):
+    path = damaged(world, tmp_path, damage)
+    arguments = ["--resume", "--training.epochs=3"] if command == "train" else ["--checkpoint", str(path)]
+    text = message(*arguments, command=command)
+    assert str(path) in text
+    assert expected in text
+
+
+def test_checkpoint_of_another_model(message, content, world):
+    content["network"]["trunk"]["init_args"]["num_experts"] = 3
+    text = message("--checkpoint", str(world / "run" / "checkpoints"), command="evaluate")
+    assert "holds another model" in text
+    assert "experts.2" in text
+
+
+def test_checkpoint_of_another_table_optimizer(message, content, world, tmp_path):
+    damaged(world, tmp_path, lambda path: None)
+    content["training"]["table_optimizer"] = {"optimizer": "torch.optim.SGD", "lr": 0.1}
+    text = message("--resume", "--training.epochs=3")
+    assert "holds the state of RowWiseAdagrad for the tables, but this run uses SGD" in text
+
+
+def test_checkpoint_of_another_sharding(message, content, world, tmp_path):
+    damaged(world, tmp_path, lambda path: None)
+    content["training"]["sharding"]["shop"] = {"types": ["data_parallel"]}
+    text = message("--resume", "--training.epochs=3")
+    assert "holds table 'shop' sharded row_wise, but this run plans data_parallel" in text
+
+
+def resume_in_the_middle(path):
+    try:
+        cli.run(["train", "--config", path, "--resume", "--training.epochs=3"])
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_world_size_that_the_checkpoint_cannot_take(content, world, tmp_path):
+    """One rank stopped in the middle of an epoch: two ranks cannot tell which rows are left."""
+
+    def into_the_middle(path):
+        meta = json.loads((path / "meta.json").read_text())
+        (path / "meta.json").write_text(json.dumps({**meta, "epoch": 0, "batch": 4}))
+
+    damaged(world, tmp_path, into_the_middle)
+    for text in run_on_ranks(resume_in_the_middle, 2, write_job(tmp_path / "job.yaml", content)):
+        assert "stands in the middle of epoch 0, read by 1 ranks with 32 rows each; this run has 2 ranks" in text
+        assert "Resume with 1 ranks and batch size 32" in text
+
+
+def one_rank_has_bad_labels(path):
+    try:
+        cli.run(["train", "--config", path])
+    except ValueError as error:
+        return str(error)
+
+
+def test_all_ranks_stop_when_one_finds_bad_data(content, tmp_path):
+    """The second row group, which rank 1 checks, holds a label of 2: rank 0 must not wait for ever."""
+    table = impressions(128)
+    click = table["click"].to_numpy().astype(float)
+    click[100] = 2
+    table = replaced(table, "click", pa.array(click))
+    write_split(tmp_path / "bad", table, files=1, row_group_size=64)
+    content["data"]["train"] = [str(tmp_path / "bad")]
+    first, second = run_on_ranks(one_rank_has_bad_labels, 2, write_job(tmp_path / "job.yaml", content))
+    assert "must hold 0 or 1" in second
+    assert first == f"Rank 1 failed: {second}"

@@ -61,6 +61,7 @@ def run(arguments: Sequence[str] | None = None) -> Any:
     """
     parser = build_parser()
     parsed = parser.parse_args(arguments)
+    from torchrec_mtl.serving import write_predictions
     from torchrec_mtl.training import loop
     from torchrec_mtl.training.distributed import distributed
     from torchrec_mtl.training.job import Job
@@ -74,7 +75,7 @@ def run(arguments: Sequence[str] | None = None) -> Any:
         checkpoint = values.checkpoint or job.output / "checkpoints"
         if command == "evaluate":
             return loop.evaluate_checkpoint(job, runtime, checkpoint, values.split)
-        return loop.write_predictions(job, runtime, checkpoint, values.rows, values.predictions)
+        return write_predictions(job, runtime, checkpoint, values.rows, values.predictions)
 
 
 def main() -> None:

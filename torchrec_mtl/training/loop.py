@@ -1,4 +1,4 @@
-"""Trains, evaluates and predicts: what the command line runs on every rank."""
+"""Trains a job and measures it: what the command line runs on every rank."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from torchrec_mtl.batch import MultiTaskBatch
 from torchrec_mtl.data.lockstep import LockstepIterator
 from torchrec_mtl.data.parquet import ParquetReader, ParquetSource
 from torchrec_mtl.training import checkpoint
 from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import Runtime
-from torchrec_mtl.training.evaluation import Metrics, Predicted, evaluate, predict
+from torchrec_mtl.training.evaluation import Metrics, evaluate
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.reporting import Bar, Reporter, write_metrics
 from torchrec_mtl.training.session import Session, open_session, open_split
@@ -89,7 +86,10 @@ def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Pos
 def _epoch(session: Session, reader: ParquetReader, position: Position, reporter: Reporter) -> Iterator[Position]:
     """Trains from a position to the end of its epoch; gives the position after each step."""
     runtime, pipeline, training = session.runtime, session.pipeline, session.job.training
-    batches: Iterator[MultiTaskBatch] = (batch for batch, _ in reader.batches(position.epoch, skip=position.batch))
+    pinned = runtime.device.type == "cuda"  # only from page-locked memory do copies to a GPU overlap training
+    batches: Iterator[MultiTaskBatch] = (
+        batch.pin_memory() if pinned else batch for batch, _ in reader.batches(position.epoch, skip=position.batch)
+    )
     padding = reader.source.converter.padding
     iterator = LockstepIterator(batches, lambda: padding(reader.batch_size), runtime.control)
     rows = reader.batch_size * runtime.rank.world_size
@@ -171,57 +171,3 @@ def evaluate_checkpoint(job: Job, runtime: Runtime, path: Path, split: str = "te
         figures = {"split": split, "step": position.step, "tasks": metrics}
         write_metrics(job.output / f"metrics_{split}.json", figures)
     return metrics
-
-
-def write_predictions(job: Job, runtime: Runtime, path: Path, rows: list[str], output: Path) -> int:
-    """Predicts every task for every row and writes Parquet: the job's key columns, then one column per task.
-
-    Each rank writes ``output/part-<rank>.parquet``. The rows need no labels.
-
-    Args:
-        job: The job that the checkpoint was trained with.
-        runtime: This process.
-        path: The checkpoint, or a directory of checkpoints.
-        rows: Parquet files, directories or globs.
-        output: Directory that does not exist yet or is empty.
-
-    Returns:
-        Number of rows that this rank wrote.
-
-    Raises:
-        ValueError: If the checkpoint or the rows cannot be read, or ``output`` is not empty.
-    """
-    found = checkpoint.find(path)
-    source, _ = open_split(job, runtime, rows, labelled=False)
-    runtime.together(lambda: _empty_directory(output))
-    session = open_session(job, runtime)
-    checkpoint.load_model(found, session.pipeline)
-    reporter = Reporter(runtime.is_main)
-    writer, written = None, 0
-    with reporter.bar("predict", source.rows) as bar:
-        ranks = runtime.rank.world_size
-        for part in predict(session.pipeline, session.reader(source), runtime, lambda n: bar.advance(n * ranks)):
-            table = _prediction_table(part, job)
-            if writer is None:
-                writer = pq.ParquetWriter(output / f"part-{runtime.rank.index:05d}.parquet", table.schema)
-            writer.write_table(table)
-            written += table.num_rows
-    if writer is not None:
-        writer.close()
-    runtime.barrier()
-    reporter.say(f"{source.rows:,} rows predicted to {output}.")
-    return written
-
-
-def _prediction_table(part: Predicted, job: Job) -> pa.Table:
-    columns = {name: part.keys.column(name) for name in job.key_columns}
-    for task in job.tasks:
-        values = part.predictions[task.name]
-        columns[task.name] = pa.array(values if values.ndim == 1 else list(values))
-    return pa.table(columns)
-
-
-def _empty_directory(path: Path) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    if any(child.suffix == ".parquet" for child in path.iterdir()):
-        raise ValueError(f"'{path}' already holds Parquet files: give an output directory that is empty or new.")

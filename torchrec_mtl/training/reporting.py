@@ -53,7 +53,9 @@ class Reporter:
 
     def labels(self, split: str, found: LabelReport) -> None:
         """Prints what a split holds for each task."""
-        table = Table("task", "rows in its label space", "label mean", title=f"{split}: {found.rows:,} rows")
+        table = Table(
+            "task", "rows in its label space", "label mean, unweighted", title=f"{split}: {found.rows:,} rows"
+        )
         for task, rows in found.in_space.items():
             table.add_row(task, f"{rows:,}", f"{found.label_sum[task] / rows:.5g}")
         self.console.print(table)

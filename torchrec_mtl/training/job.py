@@ -21,6 +21,7 @@ from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer
+from torchrec_mtl.training.schedule import Schedule
 from torchrec_mtl.training.sharding import TableSharding
 from torchrec_mtl.trunks.trunk import Trunk
 
@@ -74,6 +75,7 @@ class Training:
         seed: Seeds initial parameters, shuffling and dropout.
         table_optimizer: Optimizer of the embedding tables.
         dense_optimizer: Optimizer of everything else: any torch.optim class.
+        schedule: Warm-up and decay of all learning rates.
         sharding: ``{table: what the planner may do}``; other tables are the planner's to choose.
         checkpoint_every: Steps between checkpoints; one is always written at the end.
         keep: Number of checkpoints that are kept.
@@ -85,6 +87,7 @@ class Training:
     seed: int = 0
     table_optimizer: TableOptimizer = field(default_factory=TableOptimizer)
     dense_optimizer: MakeOptimizer = torch.optim.Adam
+    schedule: Schedule = field(default_factory=Schedule)
     sharding: dict[str, TableSharding] = field(default_factory=dict)
     checkpoint_every: int = 1000
     keep: int = 2

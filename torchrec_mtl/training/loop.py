@@ -16,6 +16,7 @@ from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.evaluation import Metrics, evaluate
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.reporting import Bar, Reporter, write_metrics
+from torchrec_mtl.training.schedule import ScheduledRates
 from torchrec_mtl.training.session import Session, open_session, open_split
 
 
@@ -69,10 +70,13 @@ def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Pos
     reader = session.reader(splits["train"], shuffled=True)
     directory, keep = session.job.output / "checkpoints", session.job.training.keep
     saved = None
-    while position.epoch < session.job.training.epochs:
-        for reached in _epoch(session, reader, position, reporter):
+    training = session.job.training
+    total = training.epochs * session.runtime.largest(reader.num_batches())
+    rates = ScheduledRates(session.pipeline._optimizer, training.schedule, total)
+    while position.epoch < training.epochs:
+        for reached in _epoch(session, reader, rates, position, reporter):
             position = reached
-            if position.step % session.job.training.checkpoint_every == 0:
+            if position.step % training.checkpoint_every == 0:
                 checkpoint.save(directory, session.pipeline, position, session.runtime, keep)
         position = replace(position, epoch=position.epoch + 1, batch=0)
         saved = checkpoint.save(directory, session.pipeline, position, session.runtime, keep)
@@ -83,7 +87,9 @@ def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Pos
     return position
 
 
-def _epoch(session: Session, reader: ParquetReader, position: Position, reporter: Reporter) -> Iterator[Position]:
+def _epoch(
+    session: Session, reader: ParquetReader, rates: ScheduledRates, position: Position, reporter: Reporter
+) -> Iterator[Position]:
     """Trains from a position to the end of its epoch; gives the position after each step."""
     runtime, pipeline, training = session.runtime, session.pipeline, session.job.training
     pinned = runtime.device.type == "cuda"  # only from page-locked memory do copies to a GPU overlap training
@@ -97,6 +103,7 @@ def _epoch(session: Session, reader: ParquetReader, position: Position, reporter
     pipeline._model.train()
     with reporter.bar(title, reader.source.rows, position.batch * rows) as bar:
         while True:
+            rates.set(position.step)
             try:
                 output = pipeline.progress(iterator)
             except StopIteration:

@@ -42,6 +42,13 @@ class MultiTaskModel(nn.Module):
                 f"The trunk reads {trunk.in_features} features, but the embeddings alone are {width} wide. "
                 f"Build the trunk with in_features = {width} + the number of dense features."
             )
+        for name, head in zip(heads.tower_names, heads.towers, strict=True):
+            reads = getattr(head, "in_features", trunk.out_features)  # a head of one's own need not say
+            if reads != trunk.out_features:
+                raise ValueError(
+                    f"Tower '{name}' reads {reads} features, but the trunk makes {trunk.out_features} for each task. "
+                    f"Build the tower with in_features={trunk.out_features}."
+                )
         self.embeddings = embeddings
         self.trunk = trunk
         self.heads = heads

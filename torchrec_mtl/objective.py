@@ -79,6 +79,12 @@ class MultiTaskLoss(nn.Module):
     def _sums(
         task: Task, output: Tensor, labels: Mapping[str, Tensor], weights: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
+        found = 1 if output.ndim == 1 else output.shape[1]
+        if found != task.outputs:
+            raise ValueError(
+                f"Task '{task.name}' takes {task.outputs} values a row, but its output has {found}. "
+                f"Give its tower outputs={task.outputs}, or the task a kind that takes {found}."
+            )
         inside = task.space(labels)  # [B]
         label = torch.where(inside, labels[task.label], 0)  # a NaN must not reach the loss: its gradient would be NaN
         weight = torch.where(inside, task.row_weights(weights, label), 0)

@@ -27,7 +27,7 @@ class Balancer(nn.Module, ABC):
 
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
-        if not weights or min(weights) <= 0:
+        if not weights or not all(weight > 0 for weight in weights):
             raise ValueError(f"{type(self).__name__}: needs a positive weight for each task, but found {weights}.")
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
 

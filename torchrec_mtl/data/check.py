@@ -53,10 +53,12 @@ def scan_labels(source: ParquetSource, rank: Rank = Rank()) -> np.ndarray:
     counts = np.zeros(2 + 2 * len(converter.tasks))
     for group in groups:
         table = source.read([group], converter.labels)
-        labels = {name: floats(table[name].combine_chunks()) for name in converter.labels}
+        labels = {name: np.array(floats(table[name].combine_chunks())) for name in converter.labels}
         for task in converter.tasks:
-            _check_domain(task, labels[task.label], group)
+            _check_domain(task, labels, group)
         broken = 0 if converter.funnel is None else converter.funnel.broken(labels).sum()
+        if converter.funnel is not None and converter.funnel.policy == "drop":
+            converter.funnel.apply(labels)
         tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
         spaces = {task: task.space(tensors).numpy() for task in converter.tasks}
         in_space = [space.sum() for space in spaces.values()]
@@ -86,13 +88,19 @@ def report(source: ParquetSource, counts: np.ndarray) -> LabelReport:
     return found
 
 
-def _check_domain(task: Task, label: np.ndarray, group: RowGroup) -> None:
-    invalid = task.invalid(torch.from_numpy(label)).numpy()
-    if invalid.any():
-        raise ValueError(
-            f"Task '{task.name}': label column '{task.label}' must hold {task.label_domain}, but found "
-            f"{label[invalid][0]:g} ({invalid.sum()} such rows in row group {group.index} of {group.path})."
-        )
+def _check_domain(task: Task, labels: dict[str, np.ndarray], group: RowGroup) -> None:
+    columns = [(task.label, task.invalid(torch.from_numpy(labels[task.label])).numpy(), task.label_domain)]
+    if task.label_space is not None:
+        space = labels[task.label_space]
+        neither = (space != 0) & (space != 1) & ~np.isnan(space)
+        columns.append((task.label_space, neither, "0 or 1 (or null), as a label space"))
+    for column, invalid, domain in columns:
+        if invalid.any():
+            raise ValueError(
+                f"Task '{task.name}': label column '{column}' must hold {domain}, but found "
+                f"{labels[column][invalid][0]:g} ({invalid.sum()} such rows in row group {group.index} of "
+                f"{group.path})."
+            )
 
 
 def _check_space(task: Task, found: LabelReport) -> None:

@@ -14,19 +14,33 @@ def is_numeric(kind: pa.DataType) -> bool:
 
 def is_bag(kind: pa.DataType) -> bool:
     """Whether a column can be a sparse feature: integers, or lists of integers."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    return pa.types.is_integer(kind)
+    return pa.types.is_integer(_item(kind))
+
+
+def is_uint64(kind: pa.DataType) -> bool:
+    """Whether a column's ids may wrap in int64."""
+    return pa.types.is_uint64(_item(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _item(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if _is_list(kind) else kind
 
 
 def floats(column: pa.Array) -> np.ndarray:
     """A numeric column as float32 ``[N]``; null becomes NaN."""
-    return pc.cast(column, pa.float32()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
+    return pc.cast(column, pa.float32(), safe=False).fill_null(float("nan")).to_numpy(zero_copy_only=False)
 
 
 def bags(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """A column of ids as bags: ``(values [V] int64, lengths [N] int32)``. A null is an empty bag or no id."""
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+    """A column of ids as bags: ``(values [V] int64, lengths [N] int32)``. A null is an empty bag or no id.
+
+    Unsigned ids beyond int64 wrap to negative ones: hashed they stay distinct, and unhashed they lie outside any table.
+    """
+    if not _is_list(column.type):
         return _ids(column.drop_null()), column.is_valid().to_numpy(zero_copy_only=False).astype(np.int32)
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
     values = column.flatten()  # leaves out what stands under a null list

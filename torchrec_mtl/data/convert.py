@@ -10,7 +10,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.batch import MultiTaskBatch
-from torchrec_mtl.data.columns import bags, floats, hashed
+from torchrec_mtl.data.columns import bags, floats, hashed, is_uint64
 from torchrec_mtl.data.features import DenseFeature, Features, SparseFeature
 from torchrec_mtl.data.funnel import Funnel
 from torchrec_mtl.tasks.task import Task
@@ -84,7 +84,8 @@ class BatchConverter:
     def _labels(self, rows: pa.RecordBatch) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         if not self.labelled:
             missing = np.full(rows.num_rows, np.nan, np.float32)
-            return dict.fromkeys(self.labels, missing), dict.fromkeys(self.weights, np.zeros_like(missing))
+            weights = {name: np.zeros_like(missing) for name in self.weights}
+            return {name: missing.copy() for name in self.labels}, weights
         labels = {name: floats(rows.column(name)) for name in self.labels}
         if self.funnel is not None:
             self.funnel.apply(labels)
@@ -94,17 +95,18 @@ class BatchConverter:
         values, lengths = [], []
         for feature in self.features.sparse:
             ids, length = bags(rows.column(feature.name))
-            values.append(self._rows_of_table(feature, ids))
+            values.append(self._rows_of_table(feature, ids, is_uint64(rows.column(feature.name).type)))
             lengths.append(np.pad(length, (0, padding)))
         return _jagged(self.sparse_columns, values, lengths, stride=rows.num_rows + padding)
 
-    def _rows_of_table(self, feature: SparseFeature, ids: np.ndarray) -> np.ndarray:
+    def _rows_of_table(self, feature: SparseFeature, ids: np.ndarray, wrapped: bool) -> np.ndarray:
         table = self.features.table_of(feature)
         if feature.out_of_range == "hash":
             return hashed(ids, table.rows)
         if len(ids) and (ids.min() < 0 or ids.max() >= table.rows):
             wrong = ids[(ids < 0) | (ids >= table.rows)]
-            raise ValueError(out_of_range_text(feature, table.rows, wrong[0], f"{len(wrong)} such ids in one batch"))
+            found = (wrong.view(np.uint64) if wrapped else wrong)[0]
+            raise ValueError(out_of_range_text(feature, table.rows, found, f"{len(wrong)} such ids in one batch"))
         return ids
 
 
@@ -118,9 +120,14 @@ def out_of_range_text(feature: SparseFeature, rows: int, found: int, where: str)
 
 def _dense(feature: DenseFeature, column: pa.Array) -> np.ndarray:
     values = floats(column)
-    missing = np.isnan(values)
-    if not missing.any():
+    if np.isfinite(values).all():
         return values
+    if np.isinf(values).any():
+        raise ValueError(
+            f"Dense feature '{feature.name}': {np.isinf(values).sum()} values in one batch are infinite or too large "
+            f"for float32. Clip or compress them when the data are prepared."
+        )
+    missing = np.isnan(values)
     if feature.fill is None:
         raise ValueError(
             f"Dense feature '{feature.name}': {missing.sum()} null or NaN values in one batch. Declare what stands for "

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from math import isfinite
 from typing import Literal
 
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -81,10 +82,17 @@ class DenseFeature:
     Args:
         name: Column name.
         fill: Value for a null or NaN; without one, a null is an error.
+
+    Raises:
+        ValueError: If ``fill`` is not finite.
     """
 
     name: str
     fill: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.fill is not None and not isfinite(self.fill):
+            raise ValueError(f"Dense feature '{self.name}': fill must be a finite number, but found {self.fill}.")
 
 
 @dataclass(frozen=True)

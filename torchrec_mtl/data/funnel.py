@@ -17,8 +17,8 @@ class Funnel:
 
     Args:
         labels: Binary label columns, for instance ``[click, purchase]``.
-        policy: "error" stops before the first training step; "drop" makes such a row's funnel labels missing, so that
-            it enters no loss and no metric; "keep" takes it as it is. The number of broken rows is always reported.
+        policy: "error" stops before the first training step; "drop" makes all labels of such a row missing, so that it
+            enters no loss and no metric; "keep" takes it as it is. The number of broken rows is always reported.
 
     Raises:
         ValueError: If there are fewer than two labels, one occurs twice, or the policy is unknown.

@@ -152,7 +152,7 @@ class ParquetReader:
         """
         rest: pa.Table | None = None
         for block in self._blocks(epoch, skip * self.batch_size):
-            table = block if rest is None else pa.concat_tables([rest, block])
+            table = block if rest is None else pa.concat_tables([rest, block], promote_options="permissive")
             table = table.combine_chunks()
             whole = table.num_rows - table.num_rows % self.batch_size
             for start in range(0, whole, self.batch_size):
@@ -192,11 +192,16 @@ class ParquetReader:
 def _find(paths: Sequence[str]) -> list[str]:
     found = []
     for path in paths:
-        matches = sorted(map(str, Path(path).rglob("*.parquet"))) if Path(path).is_dir() else sorted(glob(path))  # noqa: PTH207  # an absolute glob too
+        if Path(path).is_file():
+            matches = [path]
+        elif Path(path).is_dir():
+            matches = sorted(map(str, Path(path).rglob("*.parquet")))
+        else:
+            matches = sorted(glob(path))  # noqa: PTH207  # an absolute glob too
         if not matches:
             raise ValueError(f"No Parquet file at '{path}': give a file, a directory of *.parquet files or a glob.")
         found += matches
-    return found
+    return list(dict.fromkeys(str(Path(match)) for match in found))  # a file named twice is read once
 
 
 def _open(path: str) -> pq.ParquetFile:

@@ -34,8 +34,12 @@ class Tower(Head):
         self, in_features: int, *, hidden: Sequence[int] = (64,), outputs: int = 1, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if outputs < 1:
-            raise ValueError(f"Tower: outputs must be at least 1, but found {outputs}.")
+        if in_features < 1 or outputs < 1:
+            raise ValueError(
+                f"Tower: in_features and outputs must be at least 1, but found in_features={in_features} and "
+                f"outputs={outputs}."
+            )
+        self.in_features = in_features
         self.outputs = outputs
         self.hidden = mlp(in_features, hidden, dropout)
         self.output = nn.Linear(hidden[-1] if hidden else in_features, outputs)

@@ -36,21 +36,22 @@ def regression_metrics(prediction: np.ndarray, label: np.ndarray, weight: np.nda
     p, y, w = (np.asarray(column, dtype=np.float64) for column in (prediction, label, weight))
     total = w.sum()
     mean = _ratio(w @ y, total)
+    seen = y[w > 0]
+    spread = np.sqrt(_ratio(w @ (y - mean) ** 2, total)) if len(seen) and np.ptp(seen) > 0 else 0.0
     rmse = np.sqrt(_ratio(w @ (p - y) ** 2, total))
     return {
         "rows": float(len(p)),
         "mean": mean,
         "mae": _ratio(w @ np.abs(p - y), total),
         "rmse": float(rmse),
-        "nrmse": _ratio(rmse, np.sqrt(_ratio(w @ (y - mean) ** 2, total))),
+        "nrmse": _ratio(rmse, spread),
         "calibration": _ratio(w @ p, w @ y),
     }
 
 
 def auc(p: np.ndarray, z: np.ndarray, w: np.ndarray) -> float:
     """Area under the ROC curve, ``P(p_i > p_j | z_i = 1, z_j = 0)`` with ties as one half; NaN for one class."""
-    seen = w > 0
-    if not (np.any(z[seen] == 1) and np.any(z[seen] == 0)):
+    if not _both_classes(z, w):
         return NAN
     return float(roc_auc_score(z, p, sample_weight=w))
 
@@ -61,6 +62,8 @@ def grouped_auc(p: np.ndarray, z: np.ndarray, w: np.ndarray, group: np.ndarray) 
     ``GAUC = Σ_g W_g AUC_g / Σ_g W_g`` over the groups that have both classes (Zhu et al., KDD 2017, weights by
     impressions); the others have no AUC. NaN if no group has both.
     """
+    if not len(p):
+        return NAN
     _, group = np.unique(group, return_inverse=True)
     order = np.lexsort((p, group))
     p, z, w, group = p[order], z[order], w[order], group[order]
@@ -88,8 +91,15 @@ def cross_entropy(p: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def normalized_entropy(p: np.ndarray, z: np.ndarray, w: np.ndarray) -> float:
     """NE: the log loss over that of always predicting the observed rate (He et al., ADKDD 2014); below 1 is better."""
+    if not _both_classes(z, w):
+        return NAN
     rate = np.full(len(p), _ratio(w @ z, w.sum()))
-    return _ratio(w @ cross_entropy(p, z), w @ cross_entropy(rate, z) if np.any(z != rate) else 0.0)
+    return _ratio(w @ cross_entropy(p, z), w @ cross_entropy(rate, z))
+
+
+def _both_classes(z: np.ndarray, w: np.ndarray) -> bool:
+    seen = z[w > 0]
+    return bool(np.any(seen == 1) and np.any(seen == 0))
 
 
 def expected_calibration_error(p: np.ndarray, z: np.ndarray, w: np.ndarray, bins: int = 20) -> float:
@@ -103,10 +113,10 @@ def expected_calibration_error(p: np.ndarray, z: np.ndarray, w: np.ndarray, bins
         return NAN
     order = np.argsort(p, kind="stable")
     p, z, w = p[order], z[order], w[order]
-    middle = (np.cumsum(w) - w / 2) / w.sum()
-    tie = np.cumsum(np.r_[True, np.diff(p) != 0]) - 1
-    start = np.flatnonzero(np.r_[True, np.diff(p) != 0])
-    bin_of_row = np.minimum((middle[start] * bins).astype(int), bins - 1)[tie]
+    first = np.r_[True, np.diff(p) != 0]  # of each run of equal predictions
+    mass = np.add.reduceat(w, np.flatnonzero(first))
+    middle = (np.cumsum(mass) - mass / 2) / w.sum()
+    bin_of_row = np.minimum((middle * bins).astype(int), bins - 1)[np.cumsum(first) - 1]
     gap = np.bincount(bin_of_row, weights=w * (p - z), minlength=bins)
     return float(np.abs(gap).sum() / w.sum())
 

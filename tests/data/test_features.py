@@ -1,0 +1,118 @@
+"""Feature declarations: what TorchRec is told, widths and errors."""
+
+import re
+
+import pytest
+from torchrec.modules.embedding_configs import PoolingType
+
+from torchrec_mtl.data import DenseFeature, Features, SparseFeature, Table
+
+
+def features():
+    return Features(
+        tables=[Table("shop", 100, 8), Table("brand", 30, 4, pooling="mean")],
+        sparse=[SparseFeature("shop"), SparseFeature("brand"), SparseFeature("recent_shops", table="shop")],
+        dense=[DenseFeature("price"), DenseFeature("age", fill=0.0)],
+    )
+
+
+def test_the_width_counts_every_feature_and_not_every_table():
+    assert features().width == 2 + 8 + 4 + 8  # two dense; shop twice, from one table
+
+
+def test_torchrec_gets_one_configuration_a_table():
+    shop, brand = features().embedding_bag_configs()
+    assert (shop.name, shop.num_embeddings, shop.embedding_dim) == ("shop", 100, 8)
+    assert shop.feature_names == ["shop", "recent_shops"]
+    assert shop.pooling == PoolingType.SUM
+    assert (brand.name, brand.num_embeddings, brand.embedding_dim) == ("brand", 30, 4)
+    assert brand.feature_names == ["brand"]
+    assert brand.pooling == PoolingType.MEAN
+
+
+def test_a_feature_finds_its_table():
+    declared = features()
+    assert [declared.table_of(feature).name for feature in declared.sparse] == ["shop", "brand", "shop"]
+    assert SparseFeature("brand").table_name == "brand"
+    assert SparseFeature("recent_shops", table="shop").table_name == "shop"
+
+
+def test_dense_features_are_optional():
+    declared = Features([Table("shop", 10)], [SparseFeature("shop")])
+    assert declared.width == 16  # the default dimension alone
+    assert list(declared.dense) == []
+
+
+@pytest.mark.parametrize("rows", [0, -5])
+def test_a_table_needs_rows(rows):
+    with pytest.raises(ValueError, match=f"Table 'shop': rows must be at least 1, but found {rows}"):
+        Table("shop", rows)
+
+
+@pytest.mark.parametrize("dimension", [0, -4, 3, 6, 18])
+def test_a_dimension_is_a_positive_multiple_of_four(dimension):
+    with pytest.raises(
+        ValueError, match=f"Table 'shop': dimension must be a positive multiple of 4.*found {dimension}"
+    ):
+        Table("shop", 10, dimension)
+
+
+def test_a_pooling_must_be_known():
+    with pytest.raises(ValueError, match="Table 'shop': pooling must be 'sum' or 'mean', but found 'max'"):
+        Table("shop", 10, pooling="max")
+
+
+def test_an_out_of_range_policy_must_be_known():
+    text = "Feature 'shop': out_of_range must be 'error' or 'hash', but found 'clip'"
+    with pytest.raises(ValueError, match=text):
+        SparseFeature("shop", out_of_range="clip")
+
+
+SHOP = Table("shop", 10)
+
+
+@pytest.mark.parametrize(
+    ("tables", "sparse", "dense", "text"),
+    [
+        (
+            [SHOP, Table("shop", 20)],
+            [SparseFeature("shop")],
+            [],
+            "Tables must have different names, but ['shop'] are declared more than once",
+        ),
+        (
+            [SHOP],
+            [SparseFeature("shop"), SparseFeature("shop")],
+            [],
+            "Features must have different names, but ['shop'] are declared more than once",
+        ),
+        (
+            [SHOP],
+            [SparseFeature("shop")],
+            [DenseFeature("shop")],
+            "Features must have different names, but ['shop'] are declared more than once",
+        ),
+        ([], [], [DenseFeature("price")], "At least one sparse feature is needed"),
+        (
+            [SHOP],
+            [SparseFeature("shop"), SparseFeature("recent", table="shopp")],
+            [],
+            "Feature 'recent': table 'shopp' is not declared. Found ['shop']; did you mean 'shop'?",
+        ),
+        (
+            [SHOP],
+            [SparseFeature("shop"), SparseFeature("zzz")],
+            [],
+            "Feature 'zzz': table 'zzz' is not declared. Found ['shop'].",
+        ),
+        (
+            [SHOP, Table("city", 5), Table("brand", 5)],
+            [SparseFeature("shop")],
+            [],
+            "Tables ['brand', 'city'] hold no feature: give each a feature, or remove it.",
+        ),
+    ],
+)
+def test_declarations_that_do_not_fit_are_refused(tables, sparse, dense, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        Features(tables, sparse, dense)

@@ -1,0 +1,114 @@
+"""Towers and links together: order, sources and errors."""
+
+import re
+
+import pytest
+import torch
+
+from torchrec_mtl.heads import ProbabilityProduct, TaskHeads, Tower
+
+
+class Pick(torch.nn.Module):
+    """A tower that gives the first number it sees: so it shows which vector it was handed."""
+
+    def forward(self, features):
+        return features[:, 0]
+
+
+def heads():
+    return TaskHeads(
+        {"ctr": Pick(), "cart": Pick(), "cvr": Pick()},
+        links=[
+            ProbabilityProduct("ctcart", of=("ctr", "cart")),
+            ProbabilityProduct("ctcvr", of=("ctcart", "cvr")),  # a link that reads a link
+        ],
+    )
+
+
+def test_names_stand_in_order():
+    assert heads().names == ("ctr", "cart", "cvr", "ctcart", "ctcvr")
+    assert heads().tower_names == ("ctr", "cart", "cvr")
+    assert tuple(heads()(torch.randn(2, 3, 4))) == heads().names
+
+
+def test_the_ith_tower_reads_the_ith_vector():
+    shared = torch.arange(24.0).view(2, 3, 4)  # row r, task t starts with 12r + 4t
+    outputs = heads()(shared)
+    assert outputs["ctr"].tolist() == [0, 12]
+    assert outputs["cart"].tolist() == [4, 16]
+    assert outputs["cvr"].tolist() == [8, 20]
+
+
+def test_a_link_of_a_link_is_the_whole_chain():
+    shared = torch.randn(6, 3, 4)
+    outputs = heads()(shared)
+    p = [1 / (1 + (-shared[:, t, 0].double()).exp()) for t in range(3)]
+    torch.testing.assert_close(outputs["ctcart"].sigmoid().double(), p[0] * p[1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(outputs["ctcvr"].sigmoid().double(), p[0] * p[1] * p[2], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("ctr", {"ctr"}), ("cvr", {"cvr"}), ("ctcart", {"ctr", "cart"}), ("ctcvr", {"ctr", "cart", "cvr"})],
+)
+def test_sources_are_towers(name, expected):
+    assert heads().sources(name) == expected
+
+
+def test_the_towers_of_a_product_are_trained_by_it():
+    towers = {"ctr": Tower(4), "cvr": Tower(4), "other": Tower(4)}
+    made = TaskHeads(towers, [ProbabilityProduct("ctcvr", of=("ctr", "cvr"))])
+    made(torch.randn(8, 3, 4))["ctcvr"].sum().backward()
+    for name in ("ctr", "cvr"):
+        assert all(parameter.grad.count_nonzero() for parameter in towers[name].parameters()), name
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in towers["other"].parameters())
+
+
+def test_an_output_may_be_called_like_a_method():
+    made = TaskHeads({"keys": Tower(4), "forward": Tower(4), "a.b": Tower(4)})
+    assert set(made(torch.randn(2, 3, 4))) == {"keys", "forward", "a.b"}
+
+
+def test_a_tower_of_several_values_keeps_them():
+    assert TaskHeads({"value": Tower(4, outputs=3)})(torch.randn(2, 1, 4))["value"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("links", "text"),
+    [
+        (
+            [ProbabilityProduct("ctcvr", of=("ctr", "cvrr"))],
+            "Link 'ctcvr' reads 'cvrr', which no tower or earlier link makes. "
+            "Found ['ctr', 'cvr']; did you mean 'cvr'?",
+        ),
+        (
+            [ProbabilityProduct("ctcvr", of=("ctr", "purchase"))],
+            "Link 'ctcvr' reads 'purchase', which no tower or earlier link makes. "
+            "Found ['ctr', 'cvr'] (links are made in the order given).",
+        ),
+        (  # the link that is read stands later
+            [
+                ProbabilityProduct("end", of=("ctr", "middle_of_all")),
+                ProbabilityProduct("middle_of_all", ("ctr", "cvr")),
+            ],
+            "Link 'end' reads 'middle_of_all', which no tower or earlier link makes. "
+            "Found ['ctr', 'cvr'] (links are made in the order given).",
+        ),
+        (
+            [ProbabilityProduct("ctr", of=("cvr", "ctcvr"))],
+            "Link 'ctr': the name is taken. Outputs so far: ['ctr', 'cvr'].",
+        ),
+        (
+            [ProbabilityProduct("ctcvr", of=("ctr", "cvr")), ProbabilityProduct("ctcvr", of=("ctr", "cvr"))],
+            "Link 'ctcvr': the name is taken. Outputs so far: ['ctr', 'cvr', 'ctcvr'].",
+        ),
+    ],
+)
+def test_a_link_that_does_not_fit_is_refused(links, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        TaskHeads({"ctr": Tower(4), "cvr": Tower(4)}, links=links)
+
+
+def test_no_tower_is_refused():
+    with pytest.raises(ValueError, match="at least one tower is needed, but found none"):
+        TaskHeads({})

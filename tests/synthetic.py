@@ -68,6 +68,7 @@ def job(root: Path, **changes):
         "network": {
             "trunk": {"class_path": "torchrec_mtl.trunks.MMoE", "init_args": {"num_experts": 2, "layers": [16]}},
             "towers": {"ctr": tower, "cvr": tower, "value": tower},
+            "dense": {"class_path": "torchrec_mtl.dense.QuantileEncoder", "init_args": {"quantiles": 9}},
             "links": [
                 {
                     "class_path": "torchrec_mtl.heads.ProbabilityProduct",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.synthetic import make_world
 from torchrec_mtl import cli
 
 
@@ -26,3 +27,13 @@ def test_help_of_one_class(capsys):
     with pytest.raises(SystemExit):
         cli.run(["train", "--network.trunk.help", "torchrec_mtl.trunks.MMoE"])
     assert "Number of experts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_a_value_on_the_command_line_wins_wherever_it_stands(position, tmp_path, capsys):
+    (tmp_path / "train").mkdir()
+    path = make_world(tmp_path / "world")
+    value, config = ["--training.epochs=17"], ["--config", path]
+    with pytest.raises(SystemExit):
+        cli.run(["train", *(value + config if position == "before" else config + value), "--print_config"])
+    assert "epochs: 17" in capsys.readouterr().out

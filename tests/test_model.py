@@ -4,11 +4,13 @@ import re
 
 import pytest
 import torch
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from tests.small import FEATURES, make_batch, make_embeddings, make_model
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel
-from torchrec_mtl.data import Features, SparseFeature, Table
+from torchrec_mtl.data import DenseFeature, Features, SparseFeature, Table
+from torchrec_mtl.dense import QuantileEncoder
 from torchrec_mtl.heads import ProbabilityProduct, TaskHeads, Tower
 from torchrec_mtl.trunks import MMoE, SharedBottom
 
@@ -89,3 +91,15 @@ def test_a_tower_of_another_width_than_the_trunk_is_refused():
     """The docstring promises a ValueError where the trunk's widths do not fit the towers."""
     with pytest.raises(ValueError, match=r"8.*16|16.*8"):
         MultiTaskModel(make_embeddings(), SharedBottom(10, 1, layers=[8]), heads_of(["ctr"], width=16))
+
+
+def test_a_dense_encoder_widens_the_features():
+    features = Features([Table("shop", 10, 4)], [SparseFeature("shop")], [DenseFeature("price")])
+    embeddings = EmbeddingBagCollection(tables=features.embedding_bag_configs())
+    heads = TaskHeads({"ctr": Tower(3, hidden=[])})
+    trunk = SharedBottom(2 + 4, 1, layers=[3])
+    MultiTaskModel(embeddings, trunk, heads, QuantileEncoder(1))
+    with pytest.raises(
+        ValueError, match="the dense encoder makes 4 and the embeddings 4. Build the trunk with in_feat"
+    ):
+        MultiTaskModel(embeddings, trunk, heads, QuantileEncoder(2))

@@ -60,7 +60,7 @@ def run(arguments: Sequence[str] | None = None) -> Any:
         SystemExit: If an argument or the job file cannot be parsed.
     """
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(_job_file_first(list(sys.argv[1:] if arguments is None else arguments)))
     from torchrec_mtl.serving import write_predictions
     from torchrec_mtl.training import loop
     from torchrec_mtl.training.distributed import distributed
@@ -76,6 +76,16 @@ def run(arguments: Sequence[str] | None = None) -> Any:
         if command == "evaluate":
             return loop.evaluate_checkpoint(job, runtime, checkpoint, values.split)
         return write_predictions(job, runtime, checkpoint, values.rows, values.predictions)
+
+
+def _job_file_first(arguments: list[str]) -> list[str]:
+    """Moves ``--config`` to the front: values on the command line win wherever they stand."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--config"):
+            length = 1 if "=" in argument else 2
+            rest = arguments[1:i] + arguments[i + length :]
+            return [*arguments[:1], *arguments[i : i + length], *rest]
+    return arguments
 
 
 def main() -> None:

@@ -51,23 +51,32 @@ class BatchConverter:
         return [feature.name for feature in self.features.sparse]
 
     @property
+    def dense_columns(self) -> list[str]:
+        """Columns of dense features."""
+        return [feature.name for feature in self.features.dense]
+
+    @property
     def numeric_columns(self) -> list[str]:
         """Columns of numbers: dense features, labels and weights."""
-        dense = [feature.name for feature in self.features.dense]
+        dense = self.dense_columns
         return [*dense, *self.labels, *self.weights] if self.labelled else dense
 
     def __call__(self, rows: pa.RecordBatch, size: int) -> MultiTaskBatch:
         """Converts up to ``size`` rows and pads them to ``size``."""
         padding = size - rows.num_rows
         assert padding >= 0, f"{rows.num_rows} rows do not fit a batch of {size}"
-        dense = [_dense(feature, rows.column(feature.name)) for feature in self.features.dense]
         labels, weights = self._labels(rows)
         return MultiTaskBatch(
-            dense=_padded(np.stack(dense, axis=1) if dense else np.zeros((rows.num_rows, 0), np.float32), padding, 0),
+            dense=_padded(self.dense(rows), padding, 0),
             sparse=self._sparse(rows, padding),
             labels={name: _padded(label, padding, float("nan")) for name, label in labels.items()},
             weights={name: _padded(weight, padding, 0) for name, weight in weights.items()},
         )
+
+    def dense(self, rows: pa.RecordBatch | pa.Table) -> np.ndarray:
+        """Dense features ``[N, F]``."""
+        columns = [_dense(feature, rows.column(feature.name)) for feature in self.features.dense]
+        return np.stack(columns, axis=1) if columns else np.zeros((rows.num_rows, 0), np.float32)
 
     def padding(self, size: int) -> MultiTaskBatch:
         """A batch of padding alone, for a rank that has run out of rows while others have not."""

@@ -139,8 +139,13 @@ class Features:
 
     @property
     def width(self) -> int:
-        """Width of the model's feature vector: dense features and pooled embeddings, ``D``."""
-        return len(self.dense) + sum(self.table_of(feature).dimension for feature in self.sparse)
+        """Width of the feature vector ``D``: dense features as they are, and pooled embeddings."""
+        return len(self.dense) + self.embedding_width
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the pooled embeddings alone, ``D_e``."""
+        return sum(self.table_of(feature).dimension for feature in self.sparse)
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """TorchRec's configuration of every table."""

@@ -14,6 +14,7 @@ from torchrec_mtl.balancers.fixed import FixedWeights
 from torchrec_mtl.data.convert import BatchConverter
 from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.funnel import Funnel
+from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
@@ -59,11 +60,13 @@ class Network:
         trunk: Trunk class; ``in_features`` and ``num_tasks`` come from the features and towers.
         towers: ``{output name: tower class}``; ``in_features`` comes from the trunk.
         links: Links between outputs, in order.
+        dense: Dense encoder class, fitted on a sample of the training split; by default features are read as they are.
     """
 
     trunk: Callable[[int, int], Trunk]
     towers: dict[str, Callable[[int], Head]]
     links: list[Link] = field(default_factory=list)
+    dense: Callable[[int], DenseEncoder] | None = None
 
 
 @dataclass
@@ -135,7 +138,9 @@ class Job:
     def objective(self) -> MultiTaskObjective:
         """The objective, with tables on the meta device: they are made as shards, without a second copy."""
         embeddings = EmbeddingBagCollection(tables=self.features.embedding_bag_configs(), device=torch.device("meta"))
-        trunk = self.network.trunk(self.features.width, len(self.network.towers))
+        dense = None if self.network.dense is None else self.network.dense(len(self.features.dense))
+        width = self.features.width if dense is None else dense.out_features + self.features.embedding_width
+        trunk = self.network.trunk(width, len(self.network.towers))
         towers = {name: tower(trunk.out_features) for name, tower in self.network.towers.items()}
-        model = MultiTaskModel(embeddings, trunk, TaskHeads(towers, self.network.links))
+        model = MultiTaskModel(embeddings, trunk, TaskHeads(towers, self.network.links), dense)
         return MultiTaskObjective(model, self.tasks, self.balancer)

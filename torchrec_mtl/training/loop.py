@@ -52,7 +52,7 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
             splits[name], labels = open_split(job, runtime, paths)
             if labels is not None:
                 reporter.labels(name, labels)
-    session = open_session(job, runtime)
+    session = open_session(job, runtime, fit_on=None if existing else splits["train"])
     position = session.start
     if existing:
         loaded = checkpoint.resume(existing[-1], session.pipeline, session.start, runtime)

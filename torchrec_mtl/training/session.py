@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from torchrec_mtl.data.check import LabelReport, report, scan_labels
 from torchrec_mtl.data.parquet import ParquetReader, ParquetSource
+from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.job import Job
@@ -42,8 +44,13 @@ class Session:
         return ParquetReader(source, data.batch_size, self.runtime.rank, seed, data.shuffle_rows)
 
 
-def open_session(job: Job, runtime: Runtime) -> Session:
+def open_session(job: Job, runtime: Runtime, fit_on: ParquetSource | None = None) -> Session:
     """Builds the job's pipeline.
+
+    Args:
+        job: The job.
+        runtime: This process.
+        fit_on: Training split from which a dense encoder takes its statistics; ``None`` where a checkpoint brings them.
 
     Raises:
         ValueError: If the parts of the job do not fit each other or the platform.
@@ -52,8 +59,11 @@ def open_session(job: Job, runtime: Runtime) -> Session:
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(training.threads or max(1, (os.cpu_count() or 1) // local_ranks))
     torch.manual_seed(training.seed + runtime.rank.index)  # shards must differ; replicated parts are rank 0's
+    objective = job.objective()
+    if fit_on is not None and isinstance(objective.model.dense, DenseEncoder):
+        objective.model.dense.fit(runtime.together(lambda: dense_sample(fit_on)))
     pipeline = build_train_pipeline(
-        job.objective(),
+        objective,
         training.dense_optimizer,
         training.table_optimizer,
         device=runtime.device,
@@ -68,6 +78,17 @@ def open_session(job: Job, runtime: Runtime) -> Session:
         tables=training.table_optimizer.optimizer.__name__,
     )
     return Session(job, runtime, pipeline, start)
+
+
+def dense_sample(source: ParquetSource, rows: int = 131_072) -> np.ndarray:
+    """Dense features ``[N, F]`` of about ``rows`` rows, from row groups spread evenly over a split.
+
+    Every rank reads the same, so that all come to the same statistics.
+    """
+    groups = source.row_groups
+    wanted = max(1, min(len(groups), rows * len(groups) // source.rows))
+    chosen = [groups[i * len(groups) // wanted] for i in range(wanted)]
+    return source.converter.dense(source.read(chosen, source.converter.dense_columns).combine_chunks())
 
 
 def open_split(

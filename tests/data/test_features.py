@@ -4,6 +4,7 @@ import re
 
 import pytest
 from torchrec.modules.embedding_configs import PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_mtl.data import DenseFeature, Features, SparseFeature, Table
 
@@ -116,3 +117,17 @@ SHOP = Table("shop", 10)
 def test_declarations_that_do_not_fit_are_refused(tables, sparse, dense, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         Features(tables, sparse, dense)
+
+
+@pytest.mark.parametrize(("scale", "bound"), [(0.0, 0.0), (0.3, 0.3), (None, 50**-0.5)])
+def test_rows_start_within_the_init_scale(scale, bound):
+    features = Features([Table("shop", 50, 8, init_scale=scale)], [SparseFeature("shop")])
+    weight = EmbeddingBagCollection(tables=features.embedding_bag_configs()).embedding_bags["shop"].weight
+    assert float(weight.detach().abs().max()) <= bound
+    assert float(weight.detach().abs().max()) >= 0.9 * bound  # 400 draws: all below 0.9 has probability 5e-19
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_an_init_scale_out_of_range(scale):
+    with pytest.raises(ValueError, match="Table 'shop': init_scale must be a finite number of at least 0, but found"):
+        Table("shop", 50, 8, init_scale=scale)

@@ -34,7 +34,7 @@ def train(
         gpus: GPUs a node; 0 for CPU
         cpus: CPU cores a node
         memory_mb: memory a node, in MiB
-        retries: how often the scheduler restarts a failed job, which then resumes from its newest checkpoint
+        retries: how often Slurm or Kubernetes restarts a failed job, which then resumes from its newest checkpoint
         env: environment variables of every rank (A=1,B=2)
         image: container image with torchrec_mtl, for schedulers that use one
         name: name of the job
@@ -46,6 +46,7 @@ def train(
         raise ValueError(f"ranks and nodes must be at least 1, but found ranks={ranks}, nodes={nodes}.")
     if gpus and gpus < ranks:
         raise ValueError(f"Each rank needs a GPU of its own, but found ranks={ranks} and gpus={gpus} on a node.")
+    devices = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}  # ranks on the CPU must not fight for a GPU that is there
     resume = ["--resume"] if retries and command == "train" else []
     return dist.ddp(
         command,
@@ -60,6 +61,6 @@ def train(
         gpu=gpus,
         memMB=memory_mb,
         j=f"{nodes}x{ranks}",
-        env=dict(env or {}),
+        env={**devices, **(env or {})},
         max_retries=retries,
     )

@@ -8,11 +8,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 DESCRIPTION = """Multi-task ranking on TorchRec, from a job file.
 
 Every value of the job file can be given on the command line as well, and then wins: --training.epochs 2.
+Lists are given whole: --data.keys '[user, item]'.
 Classes are named by import path, your own too: --network.trunk my_package.MyTrunk.
 Under torchrun or TorchX the same command runs on every rank."""
 
@@ -44,7 +45,9 @@ def build_parser() -> Any:
                 "--checkpoint", type=Path | None, help="Checkpoint, or a directory of them; by default --output's."
             )
         if name == "evaluate":
-            command.add_argument("--split", type=str, default="test", help="Split to measure: train, validation, test.")
+            command.add_argument(
+                "--split", type=Literal["train", "validation", "test"], default="test", help="Split to measure."
+            )
         if name == "predict":
             command.add_argument("--rows", type=list[str], required=True, help="Parquet files, directories or globs.")
             command.add_argument("--predictions", type=Path, required=True, help="Directory to write Parquet to.")
@@ -94,10 +97,11 @@ def main() -> None:
     _quiet()
     try:
         run()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         if os.environ.get("TORCHREC_MTL_TRACEBACK"):
             raise
-        print(f"torchrec-mtl: error: {error}", file=sys.stderr)  # noqa: T201  # the place where errors end
+        hint = "(TORCHREC_MTL_TRACEBACK=1 shows where)"
+        print(f"torchrec-mtl: error: {error} {hint}", file=sys.stderr)  # noqa: T201  # the place where errors end
         sys.exit(1)
 
 

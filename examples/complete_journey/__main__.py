@@ -31,7 +31,7 @@ def launch(ranks: int, output: Path, resume: bool, arguments: list[str], console
         "local_cwd",
         "launch/components.py:train",
         "--job",
-        str(JOB.relative_to(Path.cwd())),
+        os.path.relpath(JOB),
     ]
     command += ["--ranks", str(ranks), "--", f"--output={output}", *(["--resume"] if resume else []), *arguments]
     console.print(f"[bold]{shlex.join(command)}[/bold]", highlight=False, soft_wrap=True)

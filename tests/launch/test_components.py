@@ -59,6 +59,13 @@ def test_kubernetes_gets_nodes_processes_gpus_and_arguments():
         assert {"A": "1", "B": "2"}.items() <= {entry.name: entry.value for entry in container.env}.items()
 
 
+def test_without_gpus_the_ranks_see_none():
+    (role,) = train(job="job.yaml").roles
+    assert role.env["CUDA_VISIBLE_DEVICES"] == ""
+    (role,) = train(job="job.yaml", gpus=2).roles
+    assert "CUDA_VISIBLE_DEVICES" not in role.env
+
+
 def test_without_retries_a_run_does_not_resume_by_itself():
     (role,) = train(job="job.yaml").roles
     assert "--resume" not in role.args[1]

@@ -229,10 +229,14 @@ def cut(path):
         (lambda path: (path / "meta.json").write_text("{"), "meta.json is damaged"),
         (lambda path: (path / ".metadata").unlink(), "it is damaged or holds another model"),
         (cut, "it is damaged or holds another model"),
+        (lambda path: (path / "random_0.pt").unlink(), "random_0.pt is missing or damaged"),
+        (lambda path: (path / "random_0.pt").write_bytes(b"no"), "random_0.pt is missing or damaged"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_unreadable_checkpoint(message, world, tmp_path, damage, expected, command):
+    if command == "evaluate" and "random" in expected:
+        return  # evaluating draws nothing at random and does not read it
     path = damaged(world, tmp_path, damage)
     arguments = ["--resume", "--training.epochs=3"] if command == "train" else ["--checkpoint", str(path)]
     text = message(*arguments, command=command)
@@ -259,6 +263,39 @@ def test_checkpoint_of_another_sharding(message, content, world, tmp_path):
     content["training"]["sharding"]["shop"] = {"types": ["data_parallel"]}
     text = message("--resume", "--training.epochs=3")
     assert "holds table 'shop' sharded row_wise, but this run plans data_parallel" in text
+
+
+@pytest.mark.parametrize("change", ["--training.seed=5", "--data.shuffle_rows=64"])
+def test_a_checkpoint_in_the_middle_of_an_epoch_needs_the_same_order_of_rows(message, world, tmp_path, change):
+    def into_the_middle(path):
+        meta = json.loads((path / "meta.json").read_text())
+        (path / "meta.json").write_text(json.dumps({**meta, "epoch": 0, "batch": 4}))
+
+    damaged(world, tmp_path, into_the_middle)
+    text = message("--resume", "--training.epochs=3", change)
+    assert "but this run reads the rows in another order" in text
+    assert "training.seed, data.shuffle_rows or the training files have changed" in text
+
+
+def test_a_key_named_like_a_task(message, content):
+    content["data"]["keys"] = ["row_id", "value"]
+    assert "['value'] are both key columns and tasks" in message()
+
+
+def test_a_negative_seed(message):
+    assert "training.seed must be at least 0, but found -1" in message("--training.seed=-1")
+
+
+def test_a_split_that_the_job_does_not_name(message, content, world):
+    content["data"]["validation"] = []
+    text = message("--split", "validation", "--checkpoint", str(world / "run" / "checkpoints"), command="evaluate")
+    assert "The job names no files for the split 'validation'" in text
+
+
+def test_predictions_do_not_overwrite(message, world):
+    arguments = ["--rows", f"[{world}/test]", "--predictions", str(world / "test")]
+    text = message(*arguments, "--checkpoint", str(world / "run" / "checkpoints"), command="predict")
+    assert "already holds Parquet files: give an output directory that is empty or new" in text
 
 
 def resume_in_the_middle(path):
@@ -299,3 +336,23 @@ def test_all_ranks_stop_when_one_finds_bad_data(content, tmp_path):
     first, second = run_on_ranks(one_rank_has_bad_labels, 2, write_job(tmp_path / "job.yaml", content))
     assert "must hold 0 or 1" in second
     assert first == f"Rank 1 failed: {second}"
+
+
+def one_rank_meets_a_null(path):
+    try:
+        cli.run(["train", "--config", path])
+    except ValueError as error:
+        return str(error)
+
+
+def test_all_ranks_stop_when_one_meets_bad_rows_in_training(content, tmp_path):
+    """What the first look does not see: a null in a dense column of the second row group."""
+    table = impressions(128)
+    price = table["price"].to_pylist()
+    price[100] = None
+    write_split(tmp_path / "bad", replaced(table, "price", pa.array(price, pa.float32())), files=1, row_group_size=64)
+    content["data"]["train"] = [str(tmp_path / "bad")]
+    del content["network"]["dense"]  # fitting the encoder would meet it first
+    texts = run_on_ranks(one_rank_meets_a_null, 2, write_job(tmp_path / "job.yaml", content))
+    assert sorted(texts)[0] == "Another rank could not read its next batch; its own message says why."
+    assert "Dense feature 'price': 1 null or NaN values in one batch" in sorted(texts)[1]

@@ -45,6 +45,9 @@ def flat(value, prefix=""):
     return {prefix: value.detach().clone()} if isinstance(value, torch.Tensor) else {}
 
 
+SCHEDULE = ["--training.schedule.warmup_steps=5", "--training.schedule.decay=0.8"]
+
+
 def everything(root, job):
     """On each rank: a run of two epochs; the same run stopped in its second epoch and resumed; figures and rows."""
     with distributed():
@@ -52,12 +55,12 @@ def everything(root, job):
 
 
 def in_one_group(root, job):
-    straight = state("--config", job, "--training.checkpoint_every=7", "--training.keep=50")
+    straight = state("--config", job, *SCHEDULE, "--training.checkpoint_every=7", "--training.keep=50")
     run = root / "run"
     if torch_rank() == 0:
         shutil.copytree(run, root / "resumed", ignore=lambda d, names: later_than_step(names, straight[2] - 4))
     wait_for(root / "resumed" / "checkpoints")
-    resumed = state("--config", job, f"--output={root}/resumed", "--resume")
+    resumed = state("--config", job, *SCHEDULE, f"--output={root}/resumed", "--resume")
     evaluated = cli.run(["evaluate", "--config", job])
     rows = ["--rows", f"[{root}/test]", "--predictions", str(root / "predictions")]
     written = cli.run(["predict", "--config", job, *rows])
@@ -140,9 +143,8 @@ def test_predictions_hold_every_row_once_and_give_the_same_figures(world):
     test = pq.read_table(root / "test").to_pandas().set_index("row_id")
     found = pq.read_table(root / "predictions").to_pandas()
     assert sum(written for *_, written in ranks) == len(found) == len(test)
-    assert found.columns.tolist() == ["row_id", "user", "ctr", "ctcvr", "cvr", "value"]
+    assert found.columns.tolist() == ["row_id", "ctr", "ctcvr", "cvr", "value"]
     found = found.set_index("row_id").loc[test.index]
-    assert (found.user == test.user).all()
     np.testing.assert_allclose(found.ctcvr, found.ctr * found.cvr, rtol=1e-5)
     figures = ranks[0][2]
     ones = np.ones(len(test))
@@ -171,9 +173,9 @@ def test_a_run_writes_curves_and_keeps_checkpoints(world):
     assert {"validation/cvr/auc", "test/ctcvr/ne", "test/value/mae"} <= tags
 
 
-def test_predicting_needs_no_labels(world, tmp_path):
+def test_predicting_needs_no_labels_and_no_groups(world, tmp_path):
     _, job, _ = world
-    bare = impressions(40, seed=9).drop(["click", "purchase", "value", "sample_weight"])
+    bare = impressions(40, seed=9).drop(["click", "purchase", "value", "sample_weight", "user"])
     write_split(tmp_path / "bare", bare, files=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RANK", raising=False)

@@ -56,7 +56,7 @@ OURS = {
                 return sum(outputs[name] for name in self.of)
     """,
     "my_shop/rank_task.py": """
-        from dataclasses import dataclass
+        from dataclasses import dataclass, field
         from torchrec_mtl.tasks import BinaryTask
 
         @dataclass(frozen=True)
@@ -64,6 +64,7 @@ OURS = {
             '''Sharpened cross-entropy.'''
 
             power: float = 2.0
+            notes: list[str] = field(default_factory=list)  # a task need not be hashable
 
             def loss(self, output, label):
                 return super().loss(output, label) ** self.power

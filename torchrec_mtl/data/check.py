@@ -60,9 +60,11 @@ def scan_labels(source: ParquetSource, rank: Rank = Rank()) -> np.ndarray:
         if converter.funnel is not None and converter.funnel.policy == "drop":
             converter.funnel.apply(labels)
         tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
-        spaces = {task: task.space(tensors).numpy() for task in converter.tasks}
-        in_space = [space.sum() for space in spaces.values()]
-        sums = [labels[task.label][space].sum(dtype=np.float64) for task, space in spaces.items()]
+        spaces = [task.space(tensors).numpy() for task in converter.tasks]
+        in_space = [space.sum() for space in spaces]
+        sums = [
+            labels[task.label][space].sum(dtype=np.float64) for task, space in zip(converter.tasks, spaces, strict=True)
+        ]
         counts += np.array([group.rows, broken, *in_space, *sums])
     return counts
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from glob import glob
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,12 @@ class ParquetReader:
         self.rank = rank
         self.seed = seed
         self.shuffle_rows = shuffle_rows
+
+    @property
+    def order(self) -> str:
+        """A fingerprint of what the order of the rows depends on, besides epoch, rank and world size."""
+        groups = [(Path(group.path).name, group.index, group.rows) for group in self.source.row_groups]
+        return sha256(repr((self.seed, self.shuffle_rows, groups)).encode()).hexdigest()[:16]
 
     def row_groups(self, epoch: int = 0) -> list[RowGroup]:
         """This rank's row groups in the order in which an epoch reads them."""

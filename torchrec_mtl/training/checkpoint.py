@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class Position:
         batch_size: Rows a rank and step.
         sharding: ``{table: sharding type}``.
         tables: Class of the tables' optimizer.
+        order: What the order of the rows depends on besides: seed, shuffle_rows and the row groups of the files.
     """
 
     step: int = 0
@@ -41,6 +43,7 @@ class Position:
     batch_size: int = 0
     sharding: Mapping[str, str] = field(default_factory=dict)
     tables: str = ""
+    order: str = ""
 
 
 def save(directory: Path, pipeline: TrainPipelineSparseDist, position: Position, runtime: Runtime, keep: int) -> Path:
@@ -51,7 +54,8 @@ def save(directory: Path, pipeline: TrainPipelineSparseDist, position: Position,
     final = directory / f"step_{position.step:08d}"
     draft = directory / f".{final.name}.part"
     if runtime.is_main:
-        shutil.rmtree(draft, ignore_errors=True)
+        for old in directory.glob(".step_*.part"):  # what a killed run left
+            shutil.rmtree(old)
         draft.mkdir(parents=True)
     runtime.barrier()
     dcp.save(_state(pipeline), checkpoint_id=str(draft))
@@ -62,9 +66,10 @@ def save(directory: Path, pipeline: TrainPipelineSparseDist, position: Position,
     runtime.barrier()
     if runtime.is_main:
         (draft / META).write_text(json.dumps(asdict(position), indent=2))
-        shutil.rmtree(final, ignore_errors=True)  # a run that was resumed from an earlier step comes by again
+        assert not final.exists(), f"{final} is saved twice"
         draft.rename(final)
         for old in checkpoints(directory)[:-keep]:
+            (old / META).unlink()  # first: what is half removed must not pass for whole
             shutil.rmtree(old)
     runtime.barrier()
     return final
@@ -120,11 +125,21 @@ def resume(path: Path, pipeline: TrainPipelineSparseDist, now: Position, runtime
     _init_dense_state(pipeline)
     _load(path, _state(pipeline), pipeline)
     if position.world_size == now.world_size:
-        random = torch.load(path / _random_file(runtime.rank.index), weights_only=True)
+        runtime.together(lambda: _load_random(path, runtime))
+    return position
+
+
+def _load_random(path: Path, runtime: Runtime) -> None:
+    file = path / _random_file(runtime.rank.index)
+    try:
+        random = torch.load(file, weights_only=True)
         torch.set_rng_state(random["cpu"])
         if runtime.device.type == "cuda" and "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"], runtime.device)
-    return position
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError) as error:
+        raise ValueError(
+            f"Cannot load the checkpoint at '{path}': {file.name} is missing or damaged ({error})."
+        ) from error
 
 
 def load_model(path: Path, pipeline: TrainPipelineSparseDist) -> None:
@@ -143,6 +158,12 @@ def _check_fits(path: Path, position: Position, now: Position) -> None:
             f"ranks with {position.batch_size} rows each; this run has {now.world_size} ranks with {now.batch_size}, "
             f"so its ranks cannot tell which rows are left. Resume with {position.world_size} ranks and batch size "
             f"{position.batch_size}, or from a checkpoint at the end of an epoch."
+        )
+    if position.batch and position.order != now.order:
+        raise ValueError(
+            f"The checkpoint '{path}' stands in the middle of epoch {position.epoch}, but this run reads the rows in "
+            f"another order: training.seed, data.shuffle_rows or the training files have changed, so some rows would "
+            f"be read twice and others never. Resume with the same ones, or from a checkpoint at the end of an epoch."
         )
     if position.tables != now.tables:
         raise ValueError(

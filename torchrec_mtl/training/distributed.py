@@ -90,10 +90,19 @@ def distributed(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Runtime]
 
     Args:
         timeout: How long a collective may wait for another rank.
+
+    Raises:
+        ValueError: If there are GPUs, but none for this rank.
     """
     cuda = torch.cuda.is_available()
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else "cpu")
     if cuda:
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"Rank {device.index} of this machine has no GPU: each rank needs its own, but found "
+                f"{torch.cuda.device_count()}. Start fewer ranks, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train "
+                f"on the CPU."
+            )
         torch.cuda.set_device(device)
     ours = not dist.is_initialized()
     if ours:

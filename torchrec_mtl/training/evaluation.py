@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
@@ -18,6 +19,7 @@ from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.distributed import Runtime
 
 Metrics = dict[str, dict[str, float]]
+NO_GROUP = "\0null"  # rows without a group form one of their own
 
 
 class Predicted(NamedTuple):
@@ -91,7 +93,7 @@ def evaluate(
         pipeline: See :func:`predict`.
         reader: This rank's share, with the group among its keys.
         runtime: This process.
-        group: Key column whose values group the rows for GAUC, for instance the user.
+        group: Key column whose values group the rows for GAUC, for instance the user; nulls are one group.
         advance: Told the number of rows after each batch.
 
     Returns:
@@ -99,14 +101,17 @@ def evaluate(
     """
     parts: list[tuple[Any, ...]] = []
     for part in predict(pipeline, reader, runtime, advance):
-        groups = None if group is None else part.keys.column(group).to_numpy(zero_copy_only=False)
+        groups = None if group is None else pc.cast(part.keys.column(group), pa.string()).fill_null(NO_GROUP)
         parts.append((part.predictions, part.labels, part.weights, groups))
     gathered = runtime.gather(parts)
     if gathered is None:
         return None
     rows = [part for parts in gathered for part in parts]
     predictions, labels, weights = (_joined([part[i] for part in rows]) for i in range(3))
-    groups = None if group is None else np.concatenate([part[3] for part in rows])
+    groups = None
+    if group is not None:  # as numbers: a group is only ever compared, whatever type its column has
+        groups = pa.chunked_array([part[3] for part in rows], pa.string()).combine_chunks().dictionary_encode()
+        groups = groups.indices.to_numpy(zero_copy_only=False)
     tasks = reader.source.converter.tasks
     return {task.name: task_metrics(task, predictions[task.name], labels, weights, groups) for task in tasks}
 

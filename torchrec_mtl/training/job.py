@@ -115,6 +115,9 @@ class Job:
         output: Directory for checkpoints, curves and metrics.
         balancer: Balancer class; the trained tasks' weights come from the tasks.
         training: How it is trained.
+
+    Raises:
+        ValueError: If a key column is named like a task, or the seed is negative.
     """
 
     features: Features
@@ -124,6 +127,15 @@ class Job:
     output: Path
     balancer: Callable[[Sequence[float]], Balancer] = FixedWeights
     training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if both := sorted({*self.data.keys} & {task.name for task in self.tasks}):
+            raise ValueError(
+                f"{both} are both key columns and tasks: predictions would hold two columns of one name. Rename the "
+                f"tasks (and their towers or links), or leave the columns out of data.keys."
+            )
+        if self.training.seed < 0:
+            raise ValueError(f"training.seed must be at least 0, but found {self.training.seed}.")
 
     def converter(self, labelled: bool = True) -> BatchConverter:
         """Turns rows into batches as the job declares."""

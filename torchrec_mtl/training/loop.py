@@ -53,10 +53,11 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
             if labels is not None:
                 reporter.labels(name, labels)
     session = open_session(job, runtime, fit_on=None if existing else splits["train"])
-    position = session.start
+    now = replace(session.start, order=session.reader(splits["train"], shuffled=True).order)
+    position = now
     if existing:
-        loaded = checkpoint.resume(existing[-1], session.pipeline, session.start, runtime)
-        position = replace(session.start, step=loaded.step, epoch=loaded.epoch, batch=loaded.batch)
+        loaded = checkpoint.resume(existing[-1], session.pipeline, now, runtime)
+        position = replace(now, step=loaded.step, epoch=loaded.epoch, batch=loaded.batch)
         reporter.say(f"Resuming from {existing[-1].name}: epoch {position.epoch + 1}, batch {position.batch}.")
     reporter = Reporter(runtime.is_main, job.output, position.step)
     try:
@@ -74,9 +75,11 @@ def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Pos
     total = training.epochs * session.runtime.largest(reader.num_batches())
     rates = ScheduledRates(session.pipeline._optimizer, training.schedule, total)
     while position.epoch < training.epochs:
+        batches = session.runtime.largest(reader.num_batches(position.epoch))
         for reached in _epoch(session, reader, rates, position, reporter):
             position = reached
-            if position.step % training.checkpoint_every == 0:
+            last = position.batch == batches  # the end of the epoch is saved below
+            if position.step % training.checkpoint_every == 0 and not last:
                 checkpoint.save(directory, session.pipeline, position, session.runtime, keep)
         position = replace(position, epoch=position.epoch + 1, batch=0)
         saved = checkpoint.save(directory, session.pipeline, position, session.runtime, keep)

@@ -74,6 +74,11 @@ class TableOptimizer:
             ValueError: If the optimizer or one of its options has no effect there.
         """
         name = self.optimizer.__name__
+        if "momentum" in self.options and name == "SGD":
+            raise ValueError(
+                "Table optimizer SGD: FBGEMM's kernel silently ignores ['momentum'], so it is refused. Use plain SGD, "
+                "RowWiseAdagrad, Adagrad or Adam."
+            )
         if device.type != "cpu" or self.is_dense(device):
             return
         if name not in _FUSED_ON_CPU:

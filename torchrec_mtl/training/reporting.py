@@ -32,7 +32,7 @@ class Reporter:
         self.console = Console(quiet=not active)
         self.writer = None
         if active and directory is not None:
-            self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step or None)
+            self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else None)
 
     def bar(self, title: str, total: int, done: int = 0) -> Bar:
         """A progress bar; use it in a ``with`` statement."""
@@ -77,7 +77,7 @@ class Bar:
 
     def __init__(self, console: Console, title: str, total: int, done: int) -> None:
         self.console, self.title, self.total, self.done = console, title, total, min(done, total)
-        self.note = ""
+        self.note = self.loss = ""
         self.start = self.last = time.monotonic()
         self.first = done
         self.progress = Progress(
@@ -110,7 +110,8 @@ class Bar:
     def advance(self, rows: int, loss: float | None = None) -> None:
         """Moves on by a number of samples."""
         self.done = min(self.done + rows, self.total)
-        self.note = ("" if loss is None else f"loss {loss:.4f}  ") + f"{self.samples_per_second:,.0f} samples/s"
+        self.loss = self.loss if loss is None else f"loss {loss:.4f}  "
+        self.note = f"{self.loss}{self.samples_per_second:,.0f} samples/s"
         self.progress.update(self.line, completed=self.done, note=self.note)
         if time.monotonic() - self.last > 15:
             self._print()

@@ -13,8 +13,9 @@ class Schedule:
 
     At step :math:`s` of :math:`S` every learning rate is multiplied by
     :math:`\min(1, \frac{s + 1}{w},\; f + (1 - f) \frac{S - s}{d S})` with warm-up steps w, decay share d and final f.
-    It depends on the step alone, so a resumed run goes on where it was. The pipeline's ``zero_grad`` hands the rate to
-    FBGEMM before the backward pass, so tables and towers change in the same step.
+    It depends on the step alone, so a resumed run goes on where it was (given the same S: epochs, ranks, batch size).
+    The pipeline's ``zero_grad`` hands the rate to FBGEMM before
+    the backward pass, so tables and towers change in the same step.
 
     Args:
         warmup_steps: Steps over which the rates rise from zero, ``w``.

@@ -99,7 +99,8 @@ def open_split(
     Raises:
         ValueError: On every rank, where one finds something wrong.
     """
-    source = runtime.together(lambda: ParquetSource(paths, job.converter(labelled), job.key_columns))
+    keys = job.key_columns if labelled else job.data.keys  # predicting needs no groups
+    source = runtime.together(lambda: ParquetSource(paths, job.converter(labelled), keys))
     if not labelled:
         return source, None
     counts = runtime.together(lambda: scan_labels(source, runtime.rank))

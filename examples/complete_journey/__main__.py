@@ -20,7 +20,7 @@ JOB = Path(__file__).with_name("job.yaml")
 DATA, OUTPUT = Path("data/complete_journey"), Path("runs/complete_journey")
 
 
-def launch(ranks: int, output: Path, resume: bool, arguments: list[str], console: Console) -> int:
+def launch(ranks: int, output: Path, resume: bool, arguments: list[str], console: Console, job: Path = JOB) -> int:
     """Runs the job under TorchX's ``local_cwd`` scheduler and returns its exit code."""
     binaries = Path(sys.executable).parent  # TorchX looks for torchrun on the PATH
     environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
@@ -31,7 +31,7 @@ def launch(ranks: int, output: Path, resume: bool, arguments: list[str], console
         "local_cwd",
         "launch/components.py:train",
         "--job",
-        os.path.relpath(JOB),
+        os.path.relpath(job),
     ]
     command += ["--ranks", str(ranks), "--", f"--output={output}", *(["--resume"] if resume else []), *arguments]
     console.print(f"[bold]{shlex.join(command)}[/bold]", highlight=False, soft_wrap=True)

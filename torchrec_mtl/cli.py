@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,14 +27,14 @@ def build_parser() -> Any:
     from torchrec_mtl.training.job import Job
 
     set_parsing_settings(subclasses_enabled=[Task], docstring_parse_attribute_docstrings=False)
-    parser = ArgumentParser(prog="torchrec-mtl", description=DESCRIPTION)
+    parser = ArgumentParser(prog="torchrec-mtl", description=DESCRIPTION, exit_on_error=False)
     commands = parser.add_subcommands()
     for name, text in (
         ("train", "Train a job and measure it on its validation and test splits."),
         ("evaluate", "Measure a checkpoint on a split: exact figures on any number of ranks."),
         ("predict", "Write one column per task for every row of some Parquet files."),
     ):
-        command = ArgumentParser(description=text)
+        command = ArgumentParser(description=text, exit_on_error=False)
         command.add_argument("--config", action="config", help="Job file (YAML).")
         command.add_class_arguments(Job)
         if name == "train":
@@ -60,7 +61,8 @@ def run(arguments: Sequence[str] | None = None) -> Any:
 
     Raises:
         ValueError: If the job, its data or a checkpoint is wrong; before any training step.
-        SystemExit: If an argument or the job file cannot be parsed.
+        ArgumentError: If an argument or the job file cannot be parsed.
+        SystemExit: After ``--help`` and ``--print_config``.
     """
     parser = build_parser()
     parsed = parser.parse_args(_job_file_first(list(sys.argv[1:] if arguments is None else arguments)))
@@ -70,7 +72,7 @@ def run(arguments: Sequence[str] | None = None) -> Any:
     from torchrec_mtl.training.job import Job
 
     command = parsed.subcommand
-    values = parser.instantiate_classes(parsed)[command]
+    values = parser.instantiate(parsed)[command]
     job = Job(**{name: values[name] for name in Job.__dataclass_fields__})
     with distributed() as runtime:
         if command == "train":
@@ -97,6 +99,12 @@ def main() -> None:
     _quiet()
     try:
         run()
+    except ArgumentError as error:
+        text = (
+            f"torchrec-mtl: error: {error.message}\n(torchrec-mtl {' '.join(sys.argv[1:2])} --help explains each value)"
+        )
+        print(text, file=sys.stderr)  # noqa: T201  # the place where errors end
+        sys.exit(2)
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("TORCHREC_MTL_TRACEBACK"):
             raise

@@ -154,7 +154,10 @@ def test_unknown_key_in_the_job_file(message, content):
 
 def test_unknown_class(message, content):
     content["network"]["trunk"] = {"class_path": "torchrec_mtl.trunks.MMoEE"}
-    assert "MMoEE" in message()
+    text = message()
+    assert "module 'torchrec_mtl.trunks' has no attribute 'MMoEE'" in text
+    assert "network.trunk" in text
+    assert "usage:" not in text, "the sentence must not drown in the list of options"
 
 
 def test_unknown_init_arg(message, content):

@@ -61,16 +61,19 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
         reporter.say(f"Resuming from {existing[-1].name}: epoch {position.epoch + 1}, batch {position.batch}.")
     reporter = Reporter(runtime.is_main, job.output, position.step)
     try:
-        position = _epochs(session, splits, position, reporter)
-        return _final_metrics(session, splits, position, reporter)
+        position, validated = _epochs(session, splits, position, reporter)
+        return _final_metrics(session, splits, position, reporter, validated)
     finally:
         reporter.close()
 
 
-def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Position, reporter: Reporter) -> Position:
+def _epochs(
+    session: Session, splits: Mapping[str, ParquetSource], position: Position, reporter: Reporter
+) -> tuple[Position, Metrics | None]:
+    """Trains the epochs that are left; gives the position at the end and the last validation metrics (rank 0)."""
     reader = session.reader(splits["train"], shuffled=True)
     directory, keep = session.job.output / "checkpoints", session.job.training.keep
-    saved = None
+    saved, validated = None, None
     training = session.job.training
     total = training.epochs * session.runtime.largest(reader.num_batches())
     rates = ScheduledRates(session.pipeline._optimizer, training.schedule, total)
@@ -84,10 +87,10 @@ def _epochs(session: Session, splits: Mapping[str, ParquetSource], position: Pos
         position = replace(position, epoch=position.epoch + 1, batch=0)
         saved = checkpoint.save(directory, session.pipeline, position, session.runtime, keep)
         if "validation" in splits:
-            _measure(session, splits, "validation", position, reporter)
+            validated = _measure(session, splits, "validation", position, reporter)
     if saved is not None:
         reporter.say(f"Trained {position.step:,} steps; checkpoint {saved}.")
-    return position
+    return position, validated
 
 
 def _epoch(
@@ -144,12 +147,17 @@ def _measure(
 
 
 def _final_metrics(
-    session: Session, splits: Mapping[str, ParquetSource], position: Position, reporter: Reporter
+    session: Session,
+    splits: Mapping[str, ParquetSource],
+    position: Position,
+    reporter: Reporter,
+    validated: Metrics | None,
 ) -> Metrics | None:
     split = next((name for name in ("test", "validation") if name in splits), None)
     if split is None:
         return None
-    found = _measure(session, splits, split, position, reporter)
+    measured_already = session.runtime.largest(int(split == "validation" and validated is not None))
+    found = validated if measured_already else _measure(session, splits, split, position, reporter)
     if found is not None:
         write_metrics(session.job.output / "metrics.json", {"split": split, "step": position.step, "tasks": found})
     return found

@@ -15,10 +15,10 @@ _FAILED = 2  # above 1 (a batch) and 0 (none), so that MAX finds it
 class LockstepIterator(Iterator[MultiTaskBatch]):
     """Goes on, with padding, until every rank is exhausted.
 
-    Before each batch the ranks agree (one all-reduce of one number, MAX) whether any of them has one left. Where one
-    fails to read its batch, all raise, and none waits for it. A rank
+    Before each batch the ranks agree (one all-reduce of one number, MAX) whether any of them has one left. A rank
     without gives a batch of padding, which enters no loss and no metric; so every row is consumed exactly once and
-    no collective waits for a rank that has left. TorchRec's own modes hang or drop rows here.
+    no collective waits for a rank that has left. Where one fails to read its batch, all raise. TorchRec's own modes
+    hang or drop rows here.
 
     Args:
         batches: This rank's batches.

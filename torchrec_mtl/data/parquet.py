@@ -152,6 +152,10 @@ class ParquetReader:
         """Number of batches of this rank in an epoch."""
         return -(-sum(group.rows for group in self.row_groups(epoch)) // self.batch_size)
 
+    def padding(self) -> MultiTaskBatch:
+        """A batch of padding alone, as large as any other."""
+        return self.source.converter.padding(self.batch_size)
+
     def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[MultiTaskBatch, pa.RecordBatch]]:
         """Batches of an epoch from the ``skip``-th on; what lies before is not read.
 

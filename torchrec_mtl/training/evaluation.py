@@ -54,7 +54,7 @@ def predict(
             waiting.append((batch, keys))
             yield batch
 
-    iterator = LockstepIterator(watched(), lambda: reader.source.converter.padding(reader.batch_size), runtime.control)
+    iterator = LockstepIterator(watched(), reader.padding, runtime.control)
     model = pipeline._model
     was_training = model.training
     model.eval()

@@ -102,8 +102,7 @@ def _epoch(
     batches: Iterator[MultiTaskBatch] = (
         batch.pin_memory() if pinned else batch for batch, _ in reader.batches(position.epoch, skip=position.batch)
     )
-    padding = reader.source.converter.padding
-    iterator = LockstepIterator(batches, lambda: padding(reader.batch_size), runtime.control)
+    iterator = LockstepIterator(batches, reader.padding, runtime.control)
     rows = reader.batch_size * runtime.rank.world_size
     title = f"epoch {position.epoch + 1}/{training.epochs}"
     pipeline._model.train()

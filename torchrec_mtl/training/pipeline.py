@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -124,10 +123,3 @@ def _replicated(tables: list[str], constraints: Mapping[str, TableSharding] | No
                 f"needs data_parallel tables. Use RowWiseAdagrad, Adagrad or SGD, or drop the constraint."
             )
     return {table: TableSharding(types=["data_parallel"]) for table in tables}
-
-
-def unwrapped(pipeline: TrainPipelineSparseDist) -> nn.Module:
-    """The objective inside a pipeline, without TorchRec's wrappers."""
-    model = pipeline._model
-    assert isinstance(model, DistributedModelParallel)
-    return model.module

@@ -1,5 +1,7 @@
 """The command line explains itself."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.synthetic import make_world
@@ -37,3 +39,36 @@ def test_a_value_on_the_command_line_wins_wherever_it_stands(position, tmp_path,
     with pytest.raises(SystemExit):
         cli.run(["train", *(value + config if position == "before" else config + value), "--print_config"])
     assert "epochs: 17" in capsys.readouterr().out
+
+
+def test_help_of_vocab(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["vocab", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for explained in (
+        "Values that occur less often are left out.",
+        "{vocabulary: columns that share it}",
+        "Whether existing files may be replaced.",
+    ):
+        assert explained in text
+
+
+def test_vocab_writes_a_file_a_vocabulary(tmp_path):
+    rows = {"shop": ["a", "b", "a"], "recent": [["c"], [], ["c"]], "brand": [1, 2, 2]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    out = tmp_path / "vocabulary"
+    columns = "--columns={shop: [shop, recent], brand: [brand]}"
+    found = cli.run(["vocab", f"--rows=[{tmp_path}]", columns, "--min_count", "2", "--max_size=1", f"--output={out}"])
+    assert pq.read_table(out / "shop.parquet")["value"].to_pylist() == ["a"]
+    assert pq.read_table(out / "brand.parquet")["value"].to_pylist() == [2]
+    assert found["shop"].rows == found["brand"].rows == 2
+
+
+def test_an_error_of_vocab_is_a_sentence(tmp_path, monkeypatch, capsys):
+    arguments = ["vocab", f"--rows=[{tmp_path}]", "--columns={a: [b]}", "--output=x"]
+    monkeypatch.setattr("sys.argv", ["torchrec-mtl", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    assert f"torchrec-mtl: error: No Parquet file at '{tmp_path}'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``torchrec-mtl train | evaluate | predict``: the command line around a job file."""
+"""``torchrec-mtl train | evaluate | predict``, around a job file, and ``torchrec-mtl vocab``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def build_parser() -> Any:
     """The parser of all subcommands, by jsonargparse."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
+    from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.tasks.task import Task
     from torchrec_mtl.training.job import Job
 
@@ -53,6 +54,10 @@ def build_parser() -> Any:
             command.add_argument("--rows", type=list[str], required=True, help="Parquet files, directories or globs.")
             command.add_argument("--predictions", type=Path, required=True, help="Directory to write Parquet to.")
         commands.add_subcommand(name, command, help=text)
+    text = "Count the values of id columns and write vocabularies, one Parquet file each."
+    vocab = ArgumentParser(description=text, exit_on_error=False)
+    vocab.add_function_arguments(make_vocabularies)
+    commands.add_subcommand("vocab", vocab, help=text)
     return parser
 
 
@@ -66,6 +71,7 @@ def run(arguments: Sequence[str] | None = None) -> Any:
     """
     parser = build_parser()
     parsed = parser.parse_args(_job_file_first(list(sys.argv[1:] if arguments is None else arguments)))
+    from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.serving import write_predictions
     from torchrec_mtl.training import loop
     from torchrec_mtl.training.distributed import distributed
@@ -73,6 +79,8 @@ def run(arguments: Sequence[str] | None = None) -> Any:
 
     command = parsed.subcommand
     values = parser.instantiate(parsed)[command]
+    if command == "vocab":
+        return make_vocabularies(**values)
     job = Job(**{name: values[name] for name in Job.__dataclass_fields__})
     with distributed() as runtime:
         if command == "train":

@@ -76,17 +76,17 @@ def test_a_rank_without_row_groups_counts_nothing(tmp_path):
         (
             {"click": [1, 1, 0, 2, 3, 1]},
             "Task 'ctr': label column 'click' must hold 0 or 1 (or null for a missing label), but found 2 "
-            "(1 such rows in row group 1 of ",
+            "(at least 1 such rows in row group 1 of ",
         ),
         (
             {"purchase": [0.0, -1.0, 0.0, 0.0, 0.0, 0.0]},
             "Task 'ctcvr': label column 'purchase' must hold 0 or 1 (or null for a missing label), but found -1 "
-            "(1 such rows in row group 0 of ",
+            "(at least 1 such rows in row group 0 of ",
         ),
         (
             {"value": [1.0, 2.0, 3.0, 4.0, float("inf"), float("-inf")]},
             "Task 'value': label column 'value' must hold finite numbers, but found inf "
-            "(2 such rows in row group 2 of ",
+            "(at least 2 such rows in row group 2 of ",
         ),
     ],
 )

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_mtl.data.columns import bags, floats, is_bag, is_numeric
+from torchrec_mtl.data.columns import bags, floats, integers, is_bag, is_numeric, is_text, item_type, list_values
 
 
 def as_lists(column):
     """What :func:`bags` gives, as one Python list a row."""
-    values, lengths = bags(column)
+    found, lengths = bags(column)
+    values = integers(found)
     assert values.dtype == np.int64
     assert lengths.dtype == np.int32
     assert len(lengths) == len(column)
@@ -80,7 +81,7 @@ def test_a_large_unsigned_id_keeps_its_bits(shape):
     large = [2**64 - 1, 2**63, 5]
     column = pa.array(large, pa.uint64()) if shape == "single" else pa.array([large], pa.list_(pa.uint64()))
     values, _ = bags(column)
-    assert [value % 2**64 for value in values.tolist()] == large
+    assert [value % 2**64 for value in integers(values).tolist()] == large
 
 
 @pytest.mark.parametrize("kind", [*INTEGERS, pa.float16(), pa.float32(), pa.float64(), pa.bool_()], ids=str)
@@ -125,3 +126,77 @@ def test_a_large_integer_becomes_the_nearest_float32(value):
 def test_what_a_type_can_be(kind, bag, numeric):
     assert is_bag(kind) == bag
     assert is_numeric(kind) == numeric
+
+
+TEXTS = [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()]
+
+
+def texts(rows, kind):
+    """Strings, or their bytes where the type holds bytes."""
+    return pa.array(rows, pa.string()).cast(pa.binary()).cast(kind) if "binary" in str(kind) else pa.array(rows, kind)
+
+
+def as_text_lists(column):
+    """What :func:`bags` gives for strings, as one Python list a row."""
+    values, lengths = bags(column)
+    plain = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    found = plain.cast(pa.large_binary()).cast(pa.large_string()).to_pylist()
+    ends = np.cumsum(lengths)
+    return [found[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+
+@pytest.mark.parametrize("kind", TEXTS, ids=str)
+def test_bags_of_strings(kind):
+    assert is_text(kind)
+    single = texts(["a", None, "", "bc"], kind)
+    assert as_text_lists(single) == [["a"], [], [""], ["bc"]]
+    assert as_text_lists(single.slice(1, 2)) == [[], [""]]
+    nested = pa.ListArray.from_arrays(pa.array([0, 2, 2, 4], pa.int32()), single)
+    assert as_text_lists(nested) == [["a"], [], ["", "bc"]]
+    assert as_text_lists(nested.slice(2)) == [["", "bc"]]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_bags_of_dictionaries_with_a_null_on_either_side(large):
+    """A null may stand among the indices or in the dictionary; neither is an id."""
+    values = pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 2], pa.int8()), pa.array(["a", None, "b"]))
+    assert as_text_lists(values) == [["a"], [], [], ["b"]]
+    lists = pa.LargeListArray if large else pa.ListArray
+    offsets = pa.array([0, 3, 3, 4], pa.int64() if large else pa.int32())
+    assert as_text_lists(lists.from_arrays(offsets, values)) == [["a"], [], ["b"]]
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+def test_nan_is_no_value(kind):
+    nan = float("nan")
+    single = pa.array([0.5, nan, None, float("inf")], kind)
+    nested = pa.array([[0.5, nan], [nan], None, [None, float("inf")]], pa.list_(kind))
+    dictionary = pa.DictionaryArray.from_arrays(pa.array([0, 1, None, 2]), pa.array([0.5, nan, float("inf")], kind))
+    for column in (single, dictionary):
+        values, lengths = bags(column)
+        assert (values.to_pylist(), lengths.tolist()) == ([0.5, float("inf")], [1, 0, 0, 1])
+    values, lengths = bags(nested)
+    assert (values.to_pylist(), lengths.tolist()) == ([0.5, float("inf")], [1, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [
+        (pa.int8(), pa.int8()),
+        (pa.list_(pa.string()), pa.string()),
+        (pa.dictionary(pa.int8(), pa.int64()), pa.int64()),
+        (pa.large_list(pa.dictionary(pa.int32(), pa.string())), pa.string()),
+        (pa.list_(pa.list_(pa.int8())), pa.list_(pa.int8())),
+    ],
+    ids=str,
+)
+def test_the_type_of_single_values(kind, item):
+    assert item_type(kind) == item
+
+
+def test_list_values_keep_their_places():
+    """Aligned columns need them: what is null in one column has a value in another."""
+    values, lengths = list_values(pa.array([[0.5, None], None, [], [float("nan")]]))
+    assert (values.to_pylist(), lengths.tolist()) == ([0.5, None, None], [2, 0, 0, 1])
+    values, lengths = list_values(pa.array(["a", None]).dictionary_encode())
+    assert (values.to_pylist(), lengths.tolist()) == (["a", None], [1, 1])

@@ -1,6 +1,7 @@
 """Rows to batches, against obvious Python."""
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -8,11 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.data.test_hashed import finalised
+from tests.data.test_hashed import finalised, hash_of_text
 from torchrec_mtl.data import BatchConverter, DenseFeature, Features, Funnel, SparseFeature, Table
 from torchrec_mtl.tasks import BinaryTask, RegressionTask
 
 NAN = float("nan")
+SHOP = Table("shop", 10, 4)
 FEATURES = Features(
     tables=[Table("shop", 10, 4), Table("brand", 5, 4)],
     sparse=[SparseFeature("shop"), SparseFeature("brand"), SparseFeature("recent_shops", table="shop")],
@@ -209,6 +211,159 @@ def test_a_hashed_feature_takes_unsigned_ids():
         [finalised(2**64 - 1) % 1000],
         [finalised(5) % 1000],
     ]
+
+
+def rows_of(feature, column, rows=10):
+    """Rows of the one feature's table, a list a row of the data."""
+    made = BatchConverter(Features([Table("shop", rows, 4)], [SparseFeature("shop", **feature)]), [])
+    return bags_of(made(pa.record_batch({"shop": column}), len(column)))["shop"]
+
+
+def encoded(column):
+    """The same column, dictionary-encoded inside its lists."""
+    if not pa.types.is_list(column.type):
+        return column.dictionary_encode()
+    return pa.ListArray.from_arrays(column.offsets, column.values.dictionary_encode(), mask=column.is_null())
+
+
+@pytest.mark.parametrize("form", [lambda column: column, encoded], ids=["plain", "dictionary"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()], ids=str)
+def test_hashed_strings(kind, form):
+    single = pa.array(["a", None, "", "brand 9"]).cast(kind)
+    expected = [[hash_of_text("a") % 7], [], [0], [hash_of_text("brand 9") % 7]]
+    assert rows_of({"out_of_range": "hash"}, form(single), rows=7) == expected
+    bags = pa.array([["a", "brand 9"], None, [], [None, ""]], pa.list_(pa.string())).cast(pa.list_(kind))
+    expected = [[hash_of_text("a") % 7, hash_of_text("brand 9") % 7], [], [], [0]]
+    assert rows_of({"out_of_range": "hash"}, form(bags), rows=7) == expected
+
+
+def test_hashed_string_views():
+    column = pa.array(["a", None, "a string longer than twelve bytes"], pa.string_view())
+    expected = [[hash_of_text("a") % 7], [], [hash_of_text("a string longer than twelve bytes") % 7]]
+    assert rows_of({"out_of_range": "hash"}, column, rows=7) == expected
+
+
+def test_a_slice_under_a_large_dictionary():
+    """A batch of a file whose dictionary is far longer than the batch."""
+    column = pa.array([f"shop {i}" for i in range(1000)]).dictionary_encode().slice(998)
+    expected = [[hash_of_text(f"shop {i}") % 10] for i in (998, 999)]
+    assert rows_of({"out_of_range": "hash"}, column) == expected
+
+
+@pytest.mark.parametrize("form", [lambda column: column, encoded], ids=["plain", "dictionary"])
+def test_ids_outside_the_table_have_row_0_if_so_declared(form):
+    column = form(pa.array([3, -1, 10, None, 9, 0]))
+    assert rows_of({"out_of_range": "oov"}, column) == [[3], [0], [0], [], [9], [0]]
+    bags = form(pa.array([[3, 11], None, [-(2**63), None, 9]]))
+    assert rows_of({"out_of_range": "oov"}, bags) == [[3, 0], [], [0, 9]]
+
+
+def test_an_unsigned_id_beyond_63_bits_is_out_of_vocabulary():
+    assert rows_of({"out_of_range": "oov"}, pa.array([2**64 - 1, 5], pa.uint64())) == [[0], [5]]
+
+
+def test_a_dictionary_may_hold_ids_that_no_row_has():
+    column = pa.DictionaryArray.from_arrays(pa.array([1, 1, None]), pa.array([99, 3]))
+    assert rows_of({}, column) == [[3], [3], []]
+    with pytest.raises(ValueError, match=re.escape("id 99 lies outside table 'shop' with rows [0, 10) (2 such ids")):
+        rows_of({}, pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array([99, 3])))
+
+
+@pytest.mark.parametrize("form", [lambda column: column, encoded], ids=["plain", "dictionary"])
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64(), pa.int8(), pa.int64()], ids=str)
+def test_buckets(kind, form):
+    """The row is the number of boundaries not above the value: below -1; -1 to 2; 2 to 10; from 10."""
+    column = pa.array([-5, -1, 0, 2, 9, 10, 100, None], kind)
+    expected = [[0], [1], [1], [2], [2], [3], [3], []]
+    assert rows_of({"boundaries": [-1, 2, 10.0]}, form(column)) == expected
+    bags = pa.array([[-5, None, 10], None, [2]], pa.list_(kind))
+    assert rows_of({"boundaries": [-1, 2, 10.0]}, form(bags)) == [[0, 3], [], [2]]
+
+
+def test_the_ends_of_the_numbers_have_buckets_and_nan_has_none():
+    column = pa.array([-math.inf, NAN, math.inf, 0.5])
+    assert rows_of({"boundaries": [0.0, 1.0]}, column) == [[0], [], [2], [1]]
+    assert rows_of({"boundaries": [0.0, 1.0]}, column.dictionary_encode()) == [[0], [], [2], [1]]
+
+
+def test_a_large_unsigned_number_is_in_the_last_bucket():
+    assert rows_of({"boundaries": [0, 10]}, pa.array([2**64 - 1, 5], pa.uint64())) == [[2], [1]]
+
+
+STRING, FLOAT = pa.string(), pa.float64()
+NOT_INTEGERS = "must hold integers or lists of integers, but has type "
+
+
+@pytest.mark.parametrize(
+    ("feature", "kind", "text"),
+    [
+        (
+            {},
+            STRING,
+            f"{NOT_INTEGERS}string. Declare the feature with out_of_range: hash, or with a vocabulary (torchrec-mtl "
+            f"vocab makes one), or number the strings when the data are prepared.",
+        ),
+        ({"out_of_range": "oov"}, pa.list_(STRING), f"{NOT_INTEGERS}list<item: string>. Declare the feature with"),
+        (
+            {},
+            pa.dictionary(pa.int8(), STRING),
+            f"{NOT_INTEGERS}dictionary<values=string, indices=int8, ordered=0>. Decl",
+        ),
+        ({}, FLOAT, f"{NOT_INTEGERS}double. Declare the feature with boundaries, or as a dense feature."),
+        ({}, pa.bool_(), f"{NOT_INTEGERS}bool."),
+        (
+            {"out_of_range": "hash"},
+            pa.list_(FLOAT),
+            "must hold integers, strings or lists of these, but has type list<item: double>.",
+        ),
+        ({"boundaries": [0.5]}, STRING, "must hold numbers or lists of numbers, but has type string."),
+        ({"boundaries": [0.5]}, pa.timestamp("s"), "must hold numbers or lists of numbers, but has type timestamp[s]."),
+    ],
+)
+def test_a_type_that_a_feature_cannot_map(feature, kind, text):
+    made = BatchConverter(Features([SHOP], [SparseFeature("shop", **feature)]), [])
+    assert made.check_type("shop", kind)[: len(text)] == text
+
+
+@pytest.mark.parametrize(
+    ("feature", "kinds"),
+    [
+        ({}, [pa.int8(), pa.uint64(), pa.list_(pa.int32()), pa.dictionary(pa.int8(), pa.int64())]),
+        (
+            {"out_of_range": "hash"},
+            [pa.int64(), STRING, pa.large_list(STRING), pa.list_(pa.dictionary(pa.int8(), STRING))],
+        ),
+        ({"boundaries": [0.5]}, [pa.int64(), FLOAT, pa.float16(), pa.large_list(pa.float32())]),
+    ],
+)
+def test_types_that_a_feature_can_map(feature, kinds):
+    made = BatchConverter(Features([SHOP], [SparseFeature("shop", **feature)]), [])
+    assert [made.check_type("shop", kind) for kind in kinds] == [None] * len(kinds)
+
+
+def test_a_numeric_columns_type():
+    made = converter()
+    for column in ("price", "click", "inverse_rate"):
+        assert made.check_type(column, pa.int8()) is None
+        assert made.check_type(column, STRING) == "must hold numbers, but has type string."
+    assert made.check_type("user", STRING) is None  # a key column may hold anything
+    assert converter(labelled=False).check_type("click", STRING) is None  # not read
+
+
+def test_only_plain_ids_have_bounds():
+    def check(bound, **feature):
+        return BatchConverter(Features([SHOP], [SparseFeature("shop", **feature)]), []).check_bound(
+            "shop", bound, "here"
+        )
+
+    assert check(0) is check(9) is None
+    for bound in (-1, 10):
+        assert check(bound).startswith(
+            f"Feature 'shop': id {bound} lies outside table 'shop' with rows [0, 10) (here)."
+        )
+        for way in ({"out_of_range": "hash"}, {"out_of_range": "oov"}, {"boundaries": [1.0]}):
+            assert check(bound, **way) is None
+    assert converter().check_bound("price", -1, "here") is None
 
 
 @pytest.mark.parametrize(

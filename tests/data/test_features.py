@@ -1,6 +1,7 @@
 """Feature declarations: what TorchRec is told, widths and errors."""
 
 import re
+from pathlib import Path
 
 import pytest
 from torchrec.modules.embedding_configs import PoolingType
@@ -64,9 +65,67 @@ def test_a_pooling_must_be_known():
 
 
 def test_an_out_of_range_policy_must_be_known():
-    text = "Feature 'shop': out_of_range must be 'error' or 'hash', but found 'clip'"
+    text = "Feature 'shop': out_of_range must be 'error', 'hash' or 'oov', but found 'clip'"
     with pytest.raises(ValueError, match=text):
         SparseFeature("shop", out_of_range="clip")
+
+
+@pytest.mark.parametrize("boundaries", [[], [1, 1], [2, 1], [0, float("inf")], [float("nan")], [0, float("nan"), 1]])
+def test_boundaries_must_increase(boundaries):
+    text = f"Feature 'price': boundaries must be finite numbers in increasing order, but found {boundaries}."
+    with pytest.raises(ValueError, match=re.escape(text)):
+        SparseFeature("price", boundaries=boundaries)
+
+
+@pytest.mark.parametrize(
+    ("ways", "text"),
+    [
+        ({"boundaries": [1.0], "vocabulary": "v.parquet"}, "boundaries and vocabulary"),
+        ({"boundaries": [1.0], "out_of_range": "oov"}, "boundaries and out_of_range: oov"),
+        ({"vocabulary": "v.parquet", "out_of_range": "hash"}, "vocabulary and out_of_range: hash"),
+    ],
+)
+def test_a_feature_has_one_way_to_its_rows(ways, text):
+    with pytest.raises(ValueError, match=f"Feature 'shop': {text} are different ways from values to rows; give one."):
+        SparseFeature("shop", **ways)
+
+
+def test_buckets_need_a_row_more_than_there_are_boundaries():
+    feature = SparseFeature("price", boundaries=[0, 10, 100])
+    assert Features([Table("price", 4)], [feature]).table_of(feature).rows == 4
+    text = "Feature 'price': 3 boundaries make 4 buckets, but table 'price' has 3 rows. Set its rows to 4."
+    with pytest.raises(ValueError, match=re.escape(text)):
+        Features([Table("price", 3)], [feature])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({}, {"out_of_range": "hash"}, ("ids as they are", "out_of_range: hash")),
+        ({"out_of_range": "oov"}, {"vocabulary": "v.parquet"}, ("ids as they are", "vocabulary: v.parquet")),
+        ({"vocabulary": "v.parquet"}, {"vocabulary": "w.parquet"}, ("vocabulary: v.parquet", "vocabulary: w.parquet")),
+        ({"boundaries": [1]}, {"boundaries": [2]}, ("boundaries: [1.0]", "boundaries: [2.0]")),
+    ],
+)
+def test_features_that_share_a_table_must_mean_the_same_by_a_row(first, second, said):
+    text = (
+        f"Features 'shop' and 'recent' share table 'shop', but a row stands for different values: 'shop' has "
+        f"{said[0]}, 'recent' has {said[1]}. Declare both alike, or give each a table."
+    )
+    with pytest.raises(ValueError, match=re.escape(text)):
+        Features([SHOP], [SparseFeature("shop", **first), SparseFeature("recent", table="shop", **second)])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"out_of_range": "oov"}),  # a strict candidate, a lenient history
+        ({"vocabulary": "a/v.parquet"}, {"vocabulary": Path("a/v.parquet")}),
+        ({"boundaries": (1, 2)}, {"boundaries": [1.0, 2.0]}),
+    ],
+)
+def test_features_that_share_a_table_may_differ_in_form(first, second):
+    Features([SHOP], [SparseFeature("shop", **first), SparseFeature("recent", table="shop", **second)])
 
 
 SHOP = Table("shop", 10)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.data.numbered import CONVERTER, numbered, numbers_of, source_of, write_files
 from tests.ranks import run_on_ranks
-from torchrec_mtl.data import LockstepIterator, ParquetReader
+from torchrec_mtl.data import BatchReader, LockstepIterator
 from torchrec_mtl.training.distributed import distributed
 
 
@@ -36,14 +36,14 @@ COUNTS = [(3, 0), (0, 2), (1, 4), (2, 2), (0, 0)]
 
 
 def iterate_on_rank(folder):
-    """``{case: the numbers of each batch on this rank}``, and those of files with one row group for two ranks."""
+    """``{case: the numbers of each batch on this rank}``, and those of a file that two ranks share."""
     with distributed() as runtime:
         found = {}
         for counts in COUNTS:
             own = [100 * runtime.rank.index + i for i in range(counts[runtime.rank.index])]
             iterator = LockstepIterator(batches_of(own), lambda: CONVERTER.padding(1), runtime.control)
             found[counts] = [numbers_of(batch) for batch in iterator]
-        reader = ParquetReader(source_of(folder), 4, runtime.rank, seed=0)
+        reader = BatchReader(source_of(folder), 4, runtime.rank, seed=0)
         batches = (batch for batch, _ in reader.batches())
         iterator = LockstepIterator(batches, lambda: CONVERTER.padding(4), runtime.control)
         found["files"] = [(batch.num_rows, numbers_of(batch)) for batch in iterator]
@@ -53,7 +53,7 @@ def iterate_on_rank(folder):
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_row_group")
-    write_files(folder, [[10]])
+    write_files(folder, [[9]])
     return run_on_ranks(iterate_on_rank, 2, str(folder))
 
 
@@ -66,8 +66,10 @@ def test_two_ranks_finish_together_and_lose_no_row(two_ranks, counts):
         assert found == own + [[]] * (max(counts) - counts[rank]), "own rows first, then padding"
 
 
-def test_a_rank_without_a_row_group_goes_along(two_ranks):
-    full, empty = (found["files"] for found in two_ranks)
-    assert [size for size, _ in full] == [size for size, _ in empty] == [4, 4, 4]
-    assert sorted(number for _, numbers in full for number in numbers) == list(range(10))
-    assert [numbers for _, numbers in empty] == [[], [], []]
+def test_a_rank_with_a_batch_less_goes_along(two_ranks):
+    """Nine rows by batches of four: four and five rows, so one rank ends with a batch of padding."""
+    short, long = (found["files"] for found in two_ranks)
+    assert [size for size, _ in short] == [size for size, _ in long] == [4, 4]
+    assert sorted(number for part in (short, long) for _, numbers in part for number in numbers) == list(range(9))
+    assert [len(numbers) for _, numbers in short] == [4, 0]
+    assert [len(numbers) for _, numbers in long] == [4, 1]

@@ -5,7 +5,7 @@ import torch
 
 from tests.trunks.test_mmoe import affine, doubled, relu
 from torchrec_mtl.trunks import SharedBottom
-from torchrec_mtl.trunks.trunk import mlp
+from torchrec_mtl.mlp import mlp
 
 
 @pytest.mark.parametrize("layers", [[3], [5, 3]])

@@ -1,20 +1,31 @@
 """Feature declarations and the way from Parquet files to batches."""
 
 from torchrec_mtl.data.convert import BatchConverter
-from torchrec_mtl.data.features import DenseFeature, Features, SparseFeature, Table
+from torchrec_mtl.data.feature import DenseFeature, SparseFeature
+from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.funnel import Funnel
+from torchrec_mtl.data.in_memory import TableSource, read_csv
 from torchrec_mtl.data.lockstep import LockstepIterator
-from torchrec_mtl.data.parquet import ParquetReader, ParquetSource, Rank
+from torchrec_mtl.data.parquet import ParquetSource
+from torchrec_mtl.data.reader import BatchReader, Rank, ReadAhead
+from torchrec_mtl.data.sequence import BehaviourSequence
+from torchrec_mtl.data.source import Source
+from torchrec_mtl.data.table import Table
 
 __all__ = [
     "Table",
     "SparseFeature",
     "DenseFeature",
+    "BehaviourSequence",
     "Features",
     "Funnel",
     "BatchConverter",
+    "Source",
     "ParquetSource",
-    "ParquetReader",
+    "TableSource",
+    "read_csv",
+    "BatchReader",
+    "ReadAhead",
     "Rank",
     "LockstepIterator",
 ]

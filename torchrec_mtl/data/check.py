@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import torch
 
 from torchrec_mtl.data.columns import floats
-from torchrec_mtl.data.convert import out_of_range_text
-from torchrec_mtl.data.parquet import ParquetSource, Rank, RowGroup
+from torchrec_mtl.data.convert import BatchConverter
+from torchrec_mtl.data.reader import Rank
+from torchrec_mtl.data.source import RowGroup, Source
 from torchrec_mtl.tasks.task import Task
 
 
@@ -31,7 +32,7 @@ class LabelReport:
     broken: int = 0
 
 
-def scan_labels(source: ParquetSource, rank: Rank = Rank()) -> np.ndarray:
+def scan_labels(source: Source, rank: Rank = Rank()) -> np.ndarray:
     """Checks this rank's share of a split and counts what it holds; sum the counts over ranks for :func:`report`.
 
     Reads label columns only; ids are checked against the statistics in the files' footers where these have them (and
@@ -52,24 +53,28 @@ def scan_labels(source: ParquetSource, rank: Rank = Rank()) -> np.ndarray:
     _check_ids(source, groups)
     counts = np.zeros(2 + 2 * len(converter.tasks))
     for group in groups:
-        table = source.read([group], converter.labels)
-        labels = {name: np.array(floats(table[name].combine_chunks())) for name in converter.labels}
-        for task in converter.tasks:
-            _check_domain(task, labels, group)
-        broken = 0 if converter.funnel is None else converter.funnel.broken(labels).sum()
-        if converter.funnel is not None and converter.funnel.policy == "drop":
-            converter.funnel.apply(labels)
-        tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
-        spaces = [task.space(tensors).numpy() for task in converter.tasks]
-        in_space = [space.sum() for space in spaces]
-        sums = [
-            labels[task.label][space].sum(dtype=np.float64) for task, space in zip(converter.tasks, spaces, strict=True)
-        ]
-        counts += np.array([group.rows, broken, *in_space, *sums])
+        for rows in source.stream(group, [*converter.labels]):
+            counts += _counts(converter, rows, group)
     return counts
 
 
-def report(source: ParquetSource, counts: np.ndarray) -> LabelReport:
+def _counts(converter: BatchConverter, rows: pa.RecordBatch, group: RowGroup) -> np.ndarray:
+    labels = {name: np.array(floats(rows.column(name))) for name in converter.labels}
+    for task in converter.tasks:
+        _check_domain(task, labels, group)
+    broken = 0 if converter.funnel is None else converter.funnel.broken(labels).sum()
+    if converter.funnel is not None and converter.funnel.policy == "drop":
+        converter.funnel.apply(labels)
+    tensors = {name: torch.from_numpy(label) for name, label in labels.items()}
+    spaces = [task.space(tensors).numpy() for task in converter.tasks]
+    in_space = [space.sum() for space in spaces]
+    sums = [
+        labels[task.label][space].sum(dtype=np.float64) for task, space in zip(converter.tasks, spaces, strict=True)
+    ]
+    return np.array([rows.num_rows, broken, *in_space, *sums])
+
+
+def report(source: Source, counts: np.ndarray) -> LabelReport:
     """What a split holds, from the counts of all ranks.
 
     Raises:
@@ -100,8 +105,7 @@ def _check_domain(task: Task, labels: dict[str, np.ndarray], group: RowGroup) ->
         if invalid.any():
             raise ValueError(
                 f"Task '{task.name}': label column '{column}' must hold {domain}, but found "
-                f"{labels[column][invalid][0]:g} ({invalid.sum()} such rows in row group {group.index} of "
-                f"{group.path})."
+                f"{labels[column][invalid][0]:g} (at least {invalid.sum()} such rows in {group})."
             )
 
 
@@ -114,19 +118,9 @@ def _check_space(task: Task, found: LabelReport) -> None:
         )
 
 
-def _check_ids(source: ParquetSource, groups: list[RowGroup]) -> None:
-    features = source.converter.features
-    strict = {feature.name: feature for feature in features.sparse if feature.out_of_range == "error"}
-    metadata = {path: pq.read_metadata(path) for path in {group.path for group in groups}}
+def _check_ids(source: Source, groups: list[RowGroup]) -> None:
     for group in groups:
-        row_group = metadata[group.path].row_group(group.index)
-        for i in range(row_group.num_columns):
-            column = row_group.column(i)
-            feature = strict.get(column.path_in_schema.split(".")[0])
-            if feature is None or column.statistics is None or not column.statistics.has_min_max:
-                continue
-            rows = features.table_of(feature).rows
-            for found in (column.statistics.min, column.statistics.max):
-                if not 0 <= found < rows:
-                    where = f"row group {group.index} of {group.path}"
-                    raise ValueError(out_of_range_text(feature, rows, found, where))
+        for column, bounds in source.id_bounds(group).items():
+            for bound in bounds:
+                if wrong := source.converter.check_bound(column, bound, str(group)):
+                    raise ValueError(wrong)

@@ -13,21 +13,29 @@ def is_numeric(kind: pa.DataType) -> bool:
 
 
 def is_bag(kind: pa.DataType) -> bool:
-    """Whether a column can be a sparse feature: integers, or lists of integers."""
-    return pa.types.is_integer(_item(kind))
+    """Whether a column can be a sparse feature as it stands: integers, or lists of integers."""
+    return pa.types.is_integer(item_type(kind))
 
 
-def is_uint64(kind: pa.DataType) -> bool:
-    """Whether a column's ids may wrap in int64."""
-    return pa.types.is_uint64(_item(kind))
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values are strings, or bytes (as older writers store strings)."""
+    strings = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return strings or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_view(kind)
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def item_type(kind: pa.DataType) -> pa.DataType:
+    """Type of a column's single values: inside its lists, and behind a dictionary."""
+    item = kind.value_type if is_list(kind) else kind
+    return item.value_type if pa.types.is_dictionary(item) else item
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column holds a list a row."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
-def _item(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if _is_list(kind) else kind
+def _is_view(kind: pa.DataType) -> bool:
+    return pa.types.is_string_view(kind) or pa.types.is_binary_view(kind)
 
 
 def floats(column: pa.Array) -> np.ndarray:
@@ -35,34 +43,50 @@ def floats(column: pa.Array) -> np.ndarray:
     return pc.cast(column, pa.float32(), safe=False).fill_null(float("nan")).to_numpy(zero_copy_only=False)
 
 
-def bags(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """A column of ids as bags: ``(values [V] int64, lengths [N] int32)``. A null is an empty bag or no id.
+def list_values(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """A column's values as they stand: ``(values [V], lengths [N] int32)``; a single value is a list of one.
 
-    Unsigned ids beyond int64 wrap to negative ones: hashed they stay distinct, and unhashed they lie outside any table.
+    A null list has no value. Null and NaN values are null. Dictionary-encoded values stay so.
     """
-    if not _is_list(column.type):
-        return _ids(column.drop_null()), column.is_valid().to_numpy(zero_copy_only=False).astype(np.int32)
+    if not is_list(column.type):
+        return _missing_as_null(column), np.ones(len(column), np.int32)
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
-    values = column.flatten()  # leaves out what stands under a null list
+    return _missing_as_null(column.flatten()), lengths  # flatten leaves out what stands under a null list
+
+
+def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """A column as bags: ``(values [V] without nulls, lengths [N] int32)``.
+
+    A null or NaN is no value: an empty bag, or left out of its list. Dictionary-encoded values stay so.
+    """
+    values, lengths = list_values(column)
     if values.null_count:
         row = np.repeat(np.arange(len(lengths)), lengths)
         valid = values.is_valid().to_numpy(zero_copy_only=False)
         lengths = np.bincount(row[valid], minlength=len(lengths)).astype(np.int32)
         values = values.drop_null()
-    return _ids(values), lengths
+    return values, lengths
 
 
-def hashed(ids: np.ndarray, rows: int) -> np.ndarray:
-    """Ids to table rows by the finaliser of SplitMix64 (Steele et al., OOPSLA 2014), modulo ``rows``.
+def integers(values: pa.Array) -> np.ndarray:
+    """Integers without nulls as int64 ``[V]``.
 
-    The same on every machine and in every version.
+    Unsigned ones beyond int64 wrap to negative ones: hashed they stay distinct, unhashed they lie outside any table.
     """
-    x = ids.astype(np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((x ^ (x >> np.uint64(31))) % np.uint64(rows)).astype(np.int64)
-
-
-def _ids(values: pa.Array) -> np.ndarray:
     found = values.to_numpy(zero_copy_only=False)
     return found.view(np.int64) if found.dtype == np.uint64 else found.astype(np.int64, copy=False)
+
+
+def _missing_as_null(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        if not values.dictionary.null_count and not pa.types.is_floating(values.type.value_type):
+            return values
+        values = values.dictionary_decode()  # a null may stand in the dictionary itself, where null_count misses it
+    if _is_view(values.type):
+        values = pc.cast(values, pa.large_binary())  # Arrow filters no views
+    if pa.types.is_floating(values.type):
+        values = pc.cast(values, pa.float64())
+        nan = pc.is_nan(values)
+        if pc.any(nan).as_py():
+            values = pc.if_else(nan, pa.scalar(None, pa.float64()), values)
+    return values

@@ -10,10 +10,15 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl.batch import MultiTaskBatch
-from torchrec_mtl.data.columns import bags, floats, hashed, is_uint64
-from torchrec_mtl.data.features import DenseFeature, Features, SparseFeature
+from torchrec_mtl.data.columns import bags, floats, is_list, is_numeric
+from torchrec_mtl.data.feature import DenseFeature, SparseFeature
+from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.funnel import Funnel
+from torchrec_mtl.data.ids import mapping_of
+from torchrec_mtl.data.steps import aligned
 from torchrec_mtl.tasks.task import Task
+
+Found = tuple[str, pa.Array, np.ndarray]  # a column's name, its values [V] and lengths [N]
 
 
 class BatchConverter:
@@ -29,8 +34,8 @@ class BatchConverter:
         labelled: Whether the rows have labels and weights; if not, as when predicting, every label is missing.
 
     Raises:
-        ValueError: On conversion, if an id lies outside its table, a dense value is null without a fill, or a weight
-            is null or negative.
+        ValueError: If a vocabulary cannot be read or does not fit its table; on conversion, if an id lies outside its
+            table, a dense value is null without a fill, or a weight is null or negative.
     """
 
     def __init__(
@@ -41,14 +46,21 @@ class BatchConverter:
         self.tasks = tuple(tasks)
         self.labels = list(dict.fromkeys(column for task in tasks for column in task.label_columns))
         self.weights = list(dict.fromkeys(task.sample_weight for task in tasks if task.sample_weight))
+        self.mappings = {feature.name: mapping_of(feature, features.table_of(feature)) for feature in features.ids}
         self.funnel = funnel if labelled else None
         if funnel is not None:
             funnel.check_columns(self.labels)
 
     @property
     def sparse_columns(self) -> list[str]:
-        """Columns of ids."""
-        return [feature.name for feature in self.features.sparse]
+        """Columns of ids, those of sequences last."""
+        return [feature.name for feature in self.features.ids]
+
+    @property
+    def sequence_keys(self) -> list[str]:
+        """Keys of ``batch.sequences``: columns of the sequences, then features that share their tables."""
+        steps = [column for sequence in self.features.sequences for column in sequence.columns]
+        return [feature.name for feature in (*steps, *self.features.beside_sequences)]
 
     @property
     def dense_columns(self) -> list[str]:
@@ -61,6 +73,20 @@ class BatchConverter:
         dense = self.dense_columns
         return [*dense, *self.labels, *self.weights] if self.labelled else dense
 
+    def check_type(self, column: str, kind: pa.DataType) -> str | None:
+        """What is wrong with a column's type, as the end of a sentence ("must hold ..."); ``None`` if nothing is."""
+        steps = {step.name: sequence.name for sequence in self.features.sequences for step in sequence.columns}
+        if column in steps and not is_list(kind):
+            return f"must hold lists, one item a step of sequence '{steps[column]}', but has type {kind}."
+        wrong = self.mappings[column].check_type(kind) if column in self.mappings else None
+        if wrong is None and column in self.numeric_columns and not is_numeric(kind):
+            wrong = f"must hold numbers, but has type {kind}."
+        return wrong
+
+    def check_bound(self, column: str, bound: int, where: str) -> str | None:
+        """What is wrong if the least or greatest value of a column is ``bound``; ``None`` if nothing is."""
+        return self.mappings[column].check_bound(bound, where) if column in self.mappings else None
+
     def __call__(self, rows: pa.RecordBatch, size: int) -> MultiTaskBatch:
         """Converts up to ``size`` rows and pads them to ``size``."""
         padding = size - rows.num_rows
@@ -68,7 +94,8 @@ class BatchConverter:
         labels, weights = self._labels(rows)
         return MultiTaskBatch(
             dense=_padded(self.dense(rows), padding, 0),
-            sparse=self._sparse(rows, padding),
+            sparse=self._bags(self.features.pooled, rows, padding),
+            sequences=self._sequences(rows, padding),
             labels={name: _padded(label, padding, float("nan")) for name, label in labels.items()},
             weights={name: _padded(weight, padding, 0) for name, weight in weights.items()},
         )
@@ -83,9 +110,8 @@ class BatchConverter:
         zero = torch.zeros(size)
         return MultiTaskBatch(
             dense=torch.zeros(size, len(self.features.dense)),
-            sparse=_jagged(
-                self.sparse_columns, [], [np.zeros(size, np.int32) for _ in self.features.sparse], stride=size
-            ),
+            sparse=_no_ids([feature.name for feature in self.features.pooled], size),
+            sequences=_no_ids(self.sequence_keys, size) if self.features.sequences else None,
             labels={name: torch.full_like(zero, float("nan")) for name in self.labels},
             weights={name: zero.clone() for name in self.weights},
         )
@@ -100,31 +126,24 @@ class BatchConverter:
             self.funnel.apply(labels)
         return labels, {name: _weight(name, rows.column(name)) for name in self.weights}
 
-    def _sparse(self, rows: pa.RecordBatch, padding: int) -> KeyedJaggedTensor:
-        values, lengths = [], []
-        for feature in self.features.sparse:
-            ids, length = bags(rows.column(feature.name))
-            values.append(self._rows_of_table(feature, ids, is_uint64(rows.column(feature.name).type)))
-            lengths.append(np.pad(length, (0, padding)))
-        return _jagged(self.sparse_columns, values, lengths, stride=rows.num_rows + padding)
+    def _bags(self, features: Sequence[SparseFeature], rows: pa.RecordBatch, padding: int) -> KeyedJaggedTensor:
+        found = [(feature.name, *bags(rows.column(feature.name))) for feature in features]
+        return self._jagged(found, rows.num_rows, padding)
 
-    def _rows_of_table(self, feature: SparseFeature, ids: np.ndarray, wrapped: bool) -> np.ndarray:
-        table = self.features.table_of(feature)
-        if feature.out_of_range == "hash":
-            return hashed(ids, table.rows)
-        if len(ids) and (ids.min() < 0 or ids.max() >= table.rows):
-            wrong = ids[(ids < 0) | (ids >= table.rows)]
-            found = (wrong.view(np.uint64) if wrapped else wrong)[0]
-            raise ValueError(out_of_range_text(feature, table.rows, found, f"{len(wrong)} such ids in one batch"))
-        return ids
+    def _sequences(self, rows: pa.RecordBatch, padding: int) -> KeyedJaggedTensor | None:
+        if not self.features.sequences:
+            return None
+        found = []
+        for sequence in self.features.sequences:
+            columns, lengths = aligned(sequence, rows)
+            found += [(column.name, values, lengths) for column, values in zip(sequence.columns, columns, strict=True)]
+        found += [(feature.name, *bags(rows.column(feature.name))) for feature in self.features.beside_sequences]
+        return self._jagged(found, rows.num_rows, padding)
 
-
-def out_of_range_text(feature: SparseFeature, rows: int, found: int, where: str) -> str:
-    """Error text for an id outside its table."""
-    return (
-        f"Feature '{feature.name}': id {found} lies outside table '{feature.table_name}' with rows [0, {rows}) "
-        f"({where}). Give the table more rows, correct the ids, or declare the feature with out_of_range: hash."
-    )
+    def _jagged(self, found: Sequence[Found], rows: int, padding: int) -> KeyedJaggedTensor:
+        values = [self.mappings[name](items) for name, items, _ in found]
+        lengths = [np.pad(lengths, (0, padding)) for _, _, lengths in found]
+        return _jagged([name for name, _, _ in found], values, lengths, stride=rows + padding)
 
 
 def _dense(feature: DenseFeature, column: pa.Array) -> np.ndarray:
@@ -168,6 +187,10 @@ def _jagged(
     return KeyedJaggedTensor(
         keys=list(keys),
         values=torch.from_numpy(np.concatenate(values) if values else np.zeros(0, np.int64)),
-        lengths=torch.from_numpy(np.concatenate(lengths)),
+        lengths=torch.from_numpy(np.concatenate(lengths) if lengths else np.zeros(0, np.int32)),
         stride=stride,
     )
+
+
+def _no_ids(keys: Sequence[str], rows: int) -> KeyedJaggedTensor:
+    return _jagged(keys, [], [np.zeros(rows, np.int32) for _ in keys], stride=rows)

@@ -1,4 +1,4 @@
-"""Feature declarations: which column is a bag of ids, which table holds it, which column is dense."""
+"""All that a model reads of an impression, as it is declared."""
 
 from __future__ import annotations
 
@@ -6,146 +6,122 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import partial
-from math import isfinite
-from typing import Literal
 
-from torch.nn.init import uniform_
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 
-
-@dataclass(frozen=True)
-class Table:
-    """An embedding table, sharded by TorchRec.
-
-    Args:
-        name: Name of the table.
-        rows: Number of rows; ids lie in ``[0, rows)``.
-        dimension: Width of an embedding; FBGEMM needs a multiple of 4.
-        pooling: How the embeddings of one bag become one vector. For single-valued features "sum" is the same number
-            as "mean" and, on CPU, ten times faster.
-        init_scale: Rows start uniformly in ``[-init_scale, init_scale]``; by default, as in TorchRec, ``rows**-0.5``.
-            With 0 an id that was never seen is neutral, and the towers cannot tell rare ids apart by their noise.
-
-    Raises:
-        ValueError: If ``rows`` is not positive, ``dimension`` no positive multiple of 4, the pooling unknown or
-            ``init_scale`` negative.
-    """
-
-    name: str
-    rows: int
-    dimension: int = 16
-    pooling: Literal["sum", "mean"] = "sum"
-    init_scale: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.init_scale is not None and not (isfinite(self.init_scale) and self.init_scale >= 0):
-            raise ValueError(
-                f"Table '{self.name}': init_scale must be a finite number of at least 0, but found {self.init_scale}."
-            )
-        if self.rows < 1:
-            raise ValueError(f"Table '{self.name}': rows must be at least 1, but found {self.rows}.")
-        if self.dimension < 4 or self.dimension % 4:
-            raise ValueError(
-                f"Table '{self.name}': dimension must be a positive multiple of 4 (FBGEMM reads four numbers at a "
-                f"time), but found {self.dimension}."
-            )
-        if self.pooling not in ("sum", "mean"):
-            raise ValueError(f"Table '{self.name}': pooling must be 'sum' or 'mean', but found '{self.pooling}'.")
-
-
-@dataclass(frozen=True)
-class SparseFeature:
-    """A column of ids: one integer a row, or a list of integers (a bag). A null is an empty bag.
-
-    Args:
-        name: Column name.
-        table: Table that holds the embeddings; by default the table of the column's own name. Several features may
-            share one.
-        out_of_range: What to do with an id outside ``[0, rows)``: "error" names it; "hash" maps **every** id of this
-            feature to a row by a fixed 64-bit mix (so that large ids spread evenly).
-
-    Raises:
-        ValueError: If ``out_of_range`` is unknown.
-    """
-
-    name: str
-    table: str | None = None
-    out_of_range: Literal["error", "hash"] = "error"
-
-    def __post_init__(self) -> None:
-        if self.out_of_range not in ("error", "hash"):
-            raise ValueError(
-                f"Feature '{self.name}': out_of_range must be 'error' or 'hash', but found '{self.out_of_range}'."
-            )
-
-    @property
-    def table_name(self) -> str:
-        """Name of the table."""
-        return self.table or self.name
-
-
-@dataclass(frozen=True)
-class DenseFeature:
-    """A numeric column.
-
-    Args:
-        name: Column name.
-        fill: Value for a null or NaN; without one, a null is an error.
-
-    Raises:
-        ValueError: If ``fill`` is not finite.
-    """
-
-    name: str
-    fill: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.fill is not None and not isfinite(self.fill):
-            raise ValueError(f"Dense feature '{self.name}': fill must be a finite number, but found {self.fill}.")
+from torchrec_mtl.data.feature import DenseFeature, SparseFeature
+from torchrec_mtl.data.sequence import BehaviourSequence
+from torchrec_mtl.data.table import Table
 
 
 @dataclass(frozen=True)
 class Features:
     """All that a model reads of an impression.
 
+    A table that a sequence reads lies whole in TorchRec's ``EmbeddingCollection``, with every feature that shares it;
+    the other tables lie in its ``EmbeddingBagCollection``.
+
     Args:
         tables: Embedding tables.
         sparse: Id columns, each with its table.
         dense: Numeric columns, in the order in which they stand in the batch.
+        sequences: Behaviour sequences.
 
     Raises:
-        ValueError: If a name occurs twice, a feature's table is not declared, or a table holds no feature.
+        ValueError: If a name occurs twice, a feature's table is not declared or has too few rows for its boundaries, a
+            table holds no feature, features that share a table do not agree what its rows stand for, a sequence asks
+            for a feature that is not declared, or tables of sequences differ in dimension or do not pool by "sum".
     """
 
     tables: Sequence[Table]
     sparse: Sequence[SparseFeature]
     dense: Sequence[DenseFeature] = field(default_factory=list)
+    sequences: Sequence[BehaviourSequence] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for kind, names in (
             ("Tables", [table.name for table in self.tables]),
-            ("Features", [*(feature.name for feature in self.sparse), *(feature.name for feature in self.dense)]),
+            ("Sequences", [sequence.name for sequence in self.sequences]),
+            ("Features", [*(feature.name for feature in self.ids), *(feature.name for feature in self.dense)]),
         ):
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 raise ValueError(f"{kind} must have different names, but {twice} are declared more than once.")
         if not self.sparse:
             raise ValueError("At least one sparse feature is needed: the model starts from embedding tables.")
         declared = {table.name for table in self.tables}
-        for feature in self.sparse:
+        for feature in self.ids:
             if feature.table_name not in declared:
-                close = get_close_matches(feature.table_name, declared, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else "."
+                hint = _hint(feature.table_name, declared)
                 raise ValueError(
                     f"Feature '{feature.name}': table '{feature.table_name}' is not declared. "
                     f"Found {sorted(declared)}{hint}"
                 )
-        if unused := declared - {feature.table_name for feature in self.sparse}:
+            self._check_rows(feature)
+        if unused := declared - {feature.table_name for feature in self.ids}:
             raise ValueError(f"Tables {sorted(unused)} hold no feature: give each a feature, or remove it.")
+        self._check_sequences()
+
+    def _check_rows(self, feature: SparseFeature) -> None:
+        table = self.table_of(feature)
+        if feature.boundaries is not None and table.rows < len(feature.boundaries) + 1:
+            raise ValueError(
+                f"Feature '{feature.name}': {len(feature.boundaries)} boundaries make {len(feature.boundaries) + 1} "
+                f"buckets, but table '{table.name}' has {table.rows} rows. Set its rows to "
+                f"{len(feature.boundaries) + 1}."
+            )
+        first = next(other for other in self.ids if other.table_name == feature.table_name)
+        if first.numbering != feature.numbering:
+            raise ValueError(
+                f"Features '{first.name}' and '{feature.name}' share table '{table.name}', but a row stands for "
+                f"different values: '{first.name}' has {first.numbering}, '{feature.name}' has {feature.numbering}. "
+                f"Declare both alike, or give each a table."
+            )
+
+    def _check_sequences(self) -> None:
+        names = [feature.name for feature in self.sparse]
+        for sequence in self.sequences:
+            for name in (*sequence.query, *sequence.user):
+                if name not in names:
+                    raise ValueError(
+                        f"Sequence '{sequence.name}' reads '{name}' of the impression, which is no sparse feature. "
+                        f"Found {names}{_hint(name, names)}"
+                    )
+        tables = [table for table in self.tables if table.name in self.sequence_tables]
+        dimensions = {table.name: table.dimension for table in tables}
+        if len({*dimensions.values()}) > 1:
+            raise ValueError(
+                f"Tables that behaviour sequences read must have one dimension (TorchRec keeps them in one "
+                f"EmbeddingCollection), but found {dimensions}."
+            )
+        if means := [table.name for table in tables if table.pooling == "mean"]:
+            raise ValueError(
+                f"Tables {means} are read by behaviour sequences, and features of the impression that share them are "
+                f"summed. Set their pooling to sum; a sequence's own mean is the attention block MeanPooling."
+            )
 
     def table_of(self, feature: SparseFeature) -> Table:
         """The table that holds a feature."""
         return next(table for table in self.tables if table.name == feature.table_name)
+
+    @property
+    def ids(self) -> list[SparseFeature]:
+        """Every column of ids: of the impression, and of its sequences."""
+        return [*self.sparse, *(column for sequence in self.sequences for column in sequence.columns)]
+
+    @property
+    def sequence_tables(self) -> set[str]:
+        """Names of the tables that sequences read."""
+        return {column.table_name for sequence in self.sequences for column in sequence.columns}
+
+    @property
+    def pooled(self) -> list[SparseFeature]:
+        """Features of the impression that are looked up as bags."""
+        return [feature for feature in self.sparse if feature.table_name not in self.sequence_tables]
+
+    @property
+    def beside_sequences(self) -> list[SparseFeature]:
+        """Features of the impression that share a table with a sequence."""
+        return [feature for feature in self.sparse if feature.table_name in self.sequence_tables]
 
     @property
     def width(self) -> int:
@@ -155,20 +131,32 @@ class Features:
     @property
     def embedding_width(self) -> int:
         """Width of the pooled embeddings alone, ``D_e``."""
-        return sum(self.table_of(feature).dimension for feature in self.sparse)
+        return sum(self.table_of(feature).dimension for feature in self.pooled)
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
-        """TorchRec's configuration of every table."""
+        """TorchRec's configuration of every table that is pooled."""
         return [
             EmbeddingBagConfig(
-                name=table.name,
-                num_embeddings=table.rows,
-                embedding_dim=table.dimension,
-                feature_names=[feature.name for feature in self.sparse if feature.table_name == table.name],
+                **table.arguments,
+                feature_names=[feature.name for feature in self.pooled if feature.table_name == table.name],
                 pooling=PoolingType.SUM if table.pooling == "sum" else PoolingType.MEAN,
-                init_fn=None
-                if table.init_scale is None
-                else partial(uniform_, a=-table.init_scale, b=table.init_scale),
             )
             for table in self.tables
+            if table.name not in self.sequence_tables
         ]
+
+    def embedding_configs(self) -> list[EmbeddingConfig]:
+        """TorchRec's configuration of every table that a sequence reads."""
+        return [
+            EmbeddingConfig(
+                **table.arguments,
+                feature_names=[feature.name for feature in self.ids if feature.table_name == table.name],
+            )
+            for table in self.tables
+            if table.name in self.sequence_tables
+        ]
+
+
+def _hint(name: str, known: Sequence[str] | set[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else "."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from torchrec_mtl.heads.head import Head
-from torchrec_mtl.trunks.trunk import mlp
+from torchrec_mtl.mlp import mlp
 
 
 class Tower(Head):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from torchrec_mtl.data.parquet import Rank
+from torchrec_mtl.data.reader import Rank
 
 Result = TypeVar("Result")
 

@@ -14,7 +14,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from torchrec_mtl.batch import MultiTaskBatch
 from torchrec_mtl.data.lockstep import LockstepIterator
-from torchrec_mtl.data.parquet import ParquetReader
+from torchrec_mtl.data.reader import BatchReader
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.distributed import Runtime
 
@@ -33,7 +33,7 @@ class Predicted(NamedTuple):
 
 def predict(
     pipeline: TrainPipelineSparseDist,
-    reader: ParquetReader,
+    reader: BatchReader,
     runtime: Runtime,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Iterator[Predicted]:
@@ -82,7 +82,7 @@ def predict(
 
 def evaluate(
     pipeline: TrainPipelineSparseDist,
-    reader: ParquetReader,
+    reader: BatchReader,
     runtime: Runtime,
     group: str | None = None,
     advance: Callable[[int], None] = lambda rows: None,

@@ -14,15 +14,18 @@ from torchrec_mtl.balancers.fixed import FixedWeights
 from torchrec_mtl.data.convert import BatchConverter
 from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.funnel import Funnel
+from torchrec_mtl.data.reader import ReadAhead
 from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.sequences import SequenceAttention, SequenceWidths
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer
 from torchrec_mtl.training.schedule import Schedule
+from torchrec_mtl.training.sequences import sequence_encoder
 from torchrec_mtl.training.sharding import TableSharding
 from torchrec_mtl.trunks.trunk import Trunk
 
@@ -32,11 +35,12 @@ class Data:
     """Where the rows are and how they are read.
 
     Args:
-        train: Training split: Parquet files, directories or globs.
+        train: Training split: Parquet files, directories or globs, local or as addresses (s3://...); or CSV files.
         validation: Split that is measured after every epoch, if any.
         test: Split that is measured at the end, if any.
         batch_size: Rows a rank and step.
         shuffle_rows: Rows are shuffled within blocks of this size; bounds the memory.
+        read_ahead: Threads that read while the model trains, and how far ahead.
         funnel: Order of the binary labels and the policy for rows that break it.
         keys: Columns that predictions carry along.
         group: Column whose values group the rows for GAUC, for instance the user.
@@ -47,6 +51,7 @@ class Data:
     test: list[str] = field(default_factory=list)
     batch_size: int = 4096
     shuffle_rows: int = 262_144
+    read_ahead: ReadAhead = field(default_factory=ReadAhead)
     funnel: Funnel | None = None
     keys: list[str] = field(default_factory=list)
     group: str | None = None
@@ -61,12 +66,17 @@ class Network:
         towers: ``{output name: tower class}``; ``in_features`` comes from the trunk.
         links: Links between outputs, in order.
         dense: Dense encoder class, fitted on a sample of the training split; by default features are read as they are.
+        attention: ``{sequence: attention class}``, one for each of ``features.sequences``; the widths come from them.
+        attention_per_task: Sequences with a block for each tower, whose vectors only that tower reads; by default one
+            block is shared by all tasks.
     """
 
     trunk: Callable[[int, int], Trunk]
     towers: dict[str, Callable[[int], Head]]
     links: list[Link] = field(default_factory=list)
     dense: Callable[[int], DenseEncoder] | None = None
+    attention: dict[str, Callable[[SequenceWidths], SequenceAttention]] = field(default_factory=dict)
+    attention_per_task: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -149,10 +159,14 @@ class Job:
 
     def objective(self) -> MultiTaskObjective:
         """The objective, with tables on the meta device: they are made as shards, without a second copy."""
-        embeddings = EmbeddingBagCollection(tables=self.features.embedding_bag_configs(), device=torch.device("meta"))
-        dense = None if self.network.dense is None else self.network.dense(len(self.features.dense))
-        width = self.features.width if dense is None else dense.out_features + self.features.embedding_width
-        trunk = self.network.trunk(width, len(self.network.towers))
-        towers = {name: tower(trunk.out_features) for name, tower in self.network.towers.items()}
-        model = MultiTaskModel(embeddings, trunk, TaskHeads(towers, self.network.links), dense)
+        features, network, meta = self.features, self.network, torch.device("meta")
+        bags = features.embedding_bag_configs()
+        embeddings = EmbeddingBagCollection(tables=bags, device=meta) if bags else None
+        dense = None if network.dense is None else network.dense(len(features.dense))
+        sequences = sequence_encoder(features, network.attention, network.attention_per_task, len(network.towers))
+        width = features.width if dense is None else dense.out_features + features.embedding_width
+        trunk = network.trunk(width + (sequences.out_features if sequences else 0), len(network.towers))
+        reads = trunk.out_features + (sequences.task_features if sequences else 0)
+        towers = {name: tower(reads) for name, tower in network.towers.items()}
+        model = MultiTaskModel(embeddings, trunk, TaskHeads(towers, network.links), dense, sequences)
         return MultiTaskObjective(model, self.tasks, self.balancer)

@@ -9,7 +9,8 @@ from typing import Any
 
 from torchrec_mtl.batch import MultiTaskBatch
 from torchrec_mtl.data.lockstep import LockstepIterator
-from torchrec_mtl.data.parquet import ParquetReader, ParquetSource
+from torchrec_mtl.data.reader import BatchReader
+from torchrec_mtl.data.source import Source
 from torchrec_mtl.training import checkpoint
 from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import Runtime
@@ -46,7 +47,7 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
     reporter = Reporter(runtime.is_main)
     if resume and not existing:
         reporter.say(f"No checkpoint in '{directory}' yet: starting from the beginning.")
-    splits: dict[str, ParquetSource] = {}
+    splits: dict[str, Source] = {}
     for name, paths in (("train", job.data.train), ("validation", job.data.validation), ("test", job.data.test)):
         if paths:
             splits[name], labels = open_split(job, runtime, paths)
@@ -68,17 +69,17 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
 
 
 def _epochs(
-    session: Session, splits: Mapping[str, ParquetSource], position: Position, reporter: Reporter
+    session: Session, splits: Mapping[str, Source], position: Position, reporter: Reporter
 ) -> tuple[Position, Metrics | None]:
     """Trains the epochs that are left; gives the position at the end and the last validation metrics (rank 0)."""
     reader = session.reader(splits["train"], shuffled=True)
     directory, keep = session.job.output / "checkpoints", session.job.training.keep
     saved, validated = None, None
     training = session.job.training
-    total = training.epochs * session.runtime.largest(reader.num_batches())
+    total = training.epochs * session.runtime.largest(reader.num_batches)
     rates = ScheduledRates(session.pipeline._optimizer, training.schedule, total)
     while position.epoch < training.epochs:
-        batches = session.runtime.largest(reader.num_batches(position.epoch))
+        batches = session.runtime.largest(reader.num_batches)
         for reached in _epoch(session, reader, rates, position, reporter):
             position = reached
             last = position.batch == batches  # the end of the epoch is saved below
@@ -94,7 +95,7 @@ def _epochs(
 
 
 def _epoch(
-    session: Session, reader: ParquetReader, rates: ScheduledRates, position: Position, reporter: Reporter
+    session: Session, reader: BatchReader, rates: ScheduledRates, position: Position, reporter: Reporter
 ) -> Iterator[Position]:
     """Trains from a position to the end of its epoch; gives the position after each step."""
     runtime, pipeline, training = session.runtime, session.pipeline, session.job.training
@@ -129,7 +130,7 @@ def _log(output: dict[str, Any], bar: Bar, rows: int, step: int, reporter: Repor
 
 
 def _measure(
-    session: Session, splits: Mapping[str, ParquetSource], split: str, position: Position, reporter: Reporter
+    session: Session, splits: Mapping[str, Source], split: str, position: Position, reporter: Reporter
 ) -> Metrics | None:
     with reporter.bar(split, splits[split].rows) as bar:
         ranks = session.runtime.rank.world_size
@@ -147,7 +148,7 @@ def _measure(
 
 def _final_metrics(
     session: Session,
-    splits: Mapping[str, ParquetSource],
+    splits: Mapping[str, Source],
     position: Position,
     reporter: Reporter,
     validated: Metrics | None,

@@ -108,6 +108,10 @@ class TableOptimizer:
 
 
 def table_parameters(named: Mapping[str, nn.Parameter], tables: Iterable[str]) -> dict[str, nn.Parameter]:
-    """Those of the named parameters that are embedding tables (``….embedding_bags.<table>.weight``)."""
-    endings = tuple(f"embedding_bags.{table}.weight" for table in tables)
+    """Those of the named parameters that are embedding tables.
+
+    TorchRec names them ``….embedding_bags.<table>.weight``, and ``….embeddings.<table>.weight`` in a collection for
+    sequences.
+    """
+    endings = tuple(f".{kind}.{table}.weight" for table in tables for kind in ("embedding_bags", "embeddings"))
     return {name: parameter for name, parameter in named.items() if name.endswith(endings)}

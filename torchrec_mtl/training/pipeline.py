@@ -16,7 +16,14 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer, table_parameters
-from torchrec_mtl.training.sharding import TableSharding, plan_sharding, sharders, sharding_of, tables_of
+from torchrec_mtl.training.sharding import (
+    TableSharding,
+    plan_sharding,
+    sequence_tables,
+    sharders,
+    sharding_of,
+    tables_of,
+)
 
 
 class StrictPipeline(TrainPipelineSparseDist):
@@ -76,6 +83,11 @@ def build_train_pipeline(
     table_optimizer.check(device)
     tables = tables_of(objective)
     if table_optimizer.is_dense(device):
+        if sequential := sequence_tables(objective):
+            raise ValueError(
+                f"Adam on CPU needs replicated (data_parallel) tables, which tables {sequential} of behaviour "
+                f"sequences cannot be. Use RowWiseAdagrad, Adagrad or SGD."
+            )
         constraints = _replicated(tables, constraints)
     plan = plan_sharding(objective, device, constraints, batch_size)
     sharding = sharding_of(plan)

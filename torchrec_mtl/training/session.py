@@ -12,7 +12,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from torchrec_mtl.data.check import LabelReport, report, scan_labels
-from torchrec_mtl.data.parquet import ParquetReader, ParquetSource
+from torchrec_mtl.data.open import open_source
+from torchrec_mtl.data.reader import BatchReader
+from torchrec_mtl.data.source import Source
 from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import Runtime
@@ -37,14 +39,14 @@ class Session:
     pipeline: TrainPipelineSparseDist
     start: Position
 
-    def reader(self, source: ParquetSource, shuffled: bool = False) -> ParquetReader:
+    def reader(self, source: Source, shuffled: bool = False) -> BatchReader:
         """This rank's share of a split."""
         data = self.job.data
         seed = self.job.training.seed if shuffled else None
-        return ParquetReader(source, data.batch_size, self.runtime.rank, seed, data.shuffle_rows)
+        return BatchReader(source, data.batch_size, self.runtime.rank, seed, data.shuffle_rows, data.read_ahead)
 
 
-def open_session(job: Job, runtime: Runtime, fit_on: ParquetSource | None = None) -> Session:
+def open_session(job: Job, runtime: Runtime, fit_on: Source | None = None) -> Session:
     """Builds the job's pipeline.
 
     Args:
@@ -80,27 +82,24 @@ def open_session(job: Job, runtime: Runtime, fit_on: ParquetSource | None = None
     return Session(job, runtime, pipeline, start)
 
 
-def dense_sample(source: ParquetSource, rows: int = 131_072) -> np.ndarray:
+def dense_sample(source: Source, rows: int = 131_072) -> np.ndarray:
     """Dense features ``[N, F]`` of about ``rows`` rows, from row groups spread evenly over a split.
 
     Every rank reads the same, so that all come to the same statistics.
     """
-    groups = source.row_groups
-    wanted = max(1, min(len(groups), rows * len(groups) // source.rows))
-    chosen = [groups[i * len(groups) // wanted] for i in range(wanted)]
-    return source.converter.dense(source.read(chosen, source.converter.dense_columns).combine_chunks())
+    return source.converter.dense(source.sample(source.converter.dense_columns, rows))
 
 
 def open_split(
     job: Job, runtime: Runtime, paths: Sequence[str], labelled: bool = True
-) -> tuple[ParquetSource, LabelReport | None]:
+) -> tuple[Source, LabelReport | None]:
     """Opens a split and checks its schema, ids and labels, the ranks together.
 
     Raises:
         ValueError: On every rank, where one finds something wrong.
     """
     keys = job.key_columns if labelled else job.data.keys  # predicting needs no groups
-    source = runtime.together(lambda: ParquetSource(paths, job.converter(labelled), keys))
+    source = runtime.together(lambda: open_source(paths, job.converter(labelled), keys))
     if not labelled:
         return source, None
     counts = runtime.together(lambda: scan_labels(source, runtime.rank))

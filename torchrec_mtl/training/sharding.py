@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 # grid_shard is left out: TorchRec 1.8 turns MEAN pooling into SUM there.
 SHARDING_TYPES = tuple(
@@ -28,6 +29,9 @@ SHARDING_TYPES = tuple(
         ShardingType.TABLE_ROW_WISE,
     )
 )
+
+# TorchRec 1.8 fails with data_parallel and table_row_wise tables of an EmbeddingCollection.
+SEQUENCE_SHARDING_TYPES = ("table_wise", "column_wise", "row_wise")
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,31 @@ class BagSharder(EmbeddingBagCollectionSharder):
         return list(SHARDING_TYPES)
 
 
+class SequenceSharder(EmbeddingCollectionSharder):
+    """TorchRec's sharder for sequences, without data_parallel, which fails there on CPU."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Sharding types that the planner may choose from."""
+        return list(SEQUENCE_SHARDING_TYPES)
+
+
 def sharders() -> list[ModuleSharder[nn.Module]]:
     """Sharders for every embedding module that the project offers."""
-    return [BagSharder()]
+    return [BagSharder(), SequenceSharder()]
 
 
 def tables_of(module: nn.Module) -> list[str]:
     """Names of all embedding tables below a module that is not sharded yet."""
+    return [*_bag_tables(module), *sequence_tables(module)]
+
+
+def sequence_tables(module: nn.Module) -> list[str]:
+    """Names of the tables that behaviour sequences read."""
+    collections = (child for child in module.modules() if isinstance(child, EmbeddingCollection))
+    return [config.name for collection in collections for config in collection.embedding_configs()]
+
+
+def _bag_tables(module: nn.Module) -> list[str]:
     collections = (child for child in module.modules() if isinstance(child, EmbeddingBagCollection))
     return [config.name for collection in collections for config in collection.embedding_bag_configs()]
 
@@ -94,6 +116,12 @@ def plan_sharding(
     tables = tables_of(module)
     if unknown := sorted(set(constraints or ()) - set(tables)):
         raise ValueError(f"Sharding constraints name unknown tables {unknown}. Tables: {tables}.")
+    for table in sequence_tables(module):
+        if refused := set((constraints or {}).get(table, TableSharding()).types) - set(SEQUENCE_SHARDING_TYPES):
+            raise ValueError(
+                f"Table '{table}' is read by a behaviour sequence, and TorchRec shards such tables by "
+                f"{list(SEQUENCE_SHARDING_TYPES)} only, but found {sorted(refused)}. Correct its sharding."
+            )
     world_size = dist.get_world_size()
     planner = EmbeddingShardingPlanner(
         topology=Topology(

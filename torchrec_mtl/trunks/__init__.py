@@ -1,7 +1,8 @@
 """Trunks: one file an architecture."""
 
+from torchrec_mtl.mlp import mlp
 from torchrec_mtl.trunks.mmoe import MMoE
 from torchrec_mtl.trunks.shared_bottom import SharedBottom
-from torchrec_mtl.trunks.trunk import Trunk, mlp
+from torchrec_mtl.trunks.trunk import Trunk
 
 __all__ = ["Trunk", "mlp", "SharedBottom", "MMoE"]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.trunks.trunk import Trunk, mlp
+from torchrec_mtl.mlp import mlp
+from torchrec_mtl.trunks.trunk import Trunk
 
 
 class MMoE(Trunk):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from torchrec_mtl.trunks.trunk import Trunk, mlp
+from torchrec_mtl.mlp import mlp
+from torchrec_mtl.trunks.trunk import Trunk
 
 
 class SharedBottom(Trunk):

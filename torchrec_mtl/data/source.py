@@ -1,0 +1,98 @@
+"""A split's rows, wherever they come from, and the check that they are what the job reads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import pyarrow as pa
+
+from torchrec_mtl.data.convert import BatchConverter
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows that lie together: the unit of shuffling.
+
+    Args:
+        path: File, as the user knows it.
+        index: Number of the row group in its file.
+        rows: Number of rows.
+    """
+
+    path: str
+    index: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"row group {self.index} of {self.path}"
+
+
+class Source(ABC):
+    """A split: row groups that can be read from any row on.
+
+    Args:
+        converter: Says which columns are read, and as what.
+        keys: Columns carried along as they are, for predictions and groups.
+    """
+
+    files: list[str]
+    row_groups: list[RowGroup]
+
+    def __init__(self, converter: BatchConverter, keys: Sequence[str] = ()) -> None:
+        self.converter = converter
+        self.keys = list(keys)
+        self.columns = list(dict.fromkeys([*converter.sparse_columns, *converter.numeric_columns, *keys]))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in all row groups."""
+        return sum(group.rows for group in self.row_groups)
+
+    @abstractmethod
+    def stream(self, group: RowGroup, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Reads a row group a few thousand rows at a time, in order.
+
+        Raises:
+            ValueError: If it cannot be read; the text names the file.
+        """
+
+    def id_bounds(self, group: RowGroup) -> dict[str, tuple[int, int]]:
+        """Least and greatest id of columns in a row group, where they are known without reading it."""
+        return {}
+
+    def sample(self, columns: Sequence[str], rows: int) -> pa.Table:
+        """About ``rows`` rows of some columns, from row groups spread evenly over the split."""
+        wanted = max(1, min(len(self.row_groups), rows * len(self.row_groups) // self.rows))
+        chosen = [self.row_groups[i * len(self.row_groups) // wanted] for i in range(wanted)]
+        parts = []
+        for group in chosen:
+            left = -(-rows // wanted)
+            for part in self.stream(group, columns):
+                parts.append(part.slice(0, left))
+                left -= parts[-1].num_rows
+                if not left:
+                    break
+        return joined(parts)
+
+    def _check_schema(self, where: str, schema: pa.Schema) -> None:
+        for column in self.columns:
+            if column not in schema.names:
+                close = get_close_matches(column, schema.names, n=1)
+                hint = f"; did you mean '{close[0]}'?" if close else "."
+                raise ValueError(f"{where}: column '{column}' is missing. Found {schema.names}{hint}")
+        for column in [*self.converter.sparse_columns, *self.converter.numeric_columns]:
+            if wrong := self.converter.check_type(column, schema.field(column).type):
+                raise ValueError(f"{where}: column '{column}' {wrong}")
+
+
+def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Rows of several parts as one; files may differ in the width of a type."""
+    if len(parts) == 1:
+        return parts[0]
+    tables = [pa.Table.from_batches([part]) for part in parts]
+    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    batches = table.to_batches()
+    return batches[0] if batches else parts[0].slice(0, 0)

@@ -2,20 +2,21 @@
 
 import duckdb
 
+from examples.complete_journey.source import monday
+
 RECENT_WEEKS = 8
 RECENT_LIMIT = 50
 BAG_VOCABULARIES = {"recent_categories": "category", "recent_manufacturers": "manufacturer", "campaigns": "campaign"}
 BAGS = tuple(BAG_VOCABULARIES)
 
-# Monday of week w is 2016-12-26 plus w - 1 weeks; week 1 of the data is the Sunday 2017-01-01 alone.
-_RUNNING_CAMPAIGNS = """
+_RUNNING_CAMPAIGNS = f"""
 CREATE TABLE running_campaigns AS
 SELECT DISTINCT w.household, w.week, v.id AS campaign, d.campaign_id
 FROM household_weeks w
 JOIN source_campaigns c USING (household_id)
 JOIN source_campaign_descriptions d ON d.campaign_id = c.campaign_id
 JOIN vocabulary_campaign v ON v.value = d.campaign_id
-WHERE DATE '2016-12-26' + 7 * (w.week - 1) BETWEEN d.start_date AND d.end_date
+WHERE {monday("w.week")} BETWEEN d.start_date AND d.end_date
 """
 
 # The ids bought on most visits of the last weeks come first; the later, then the smaller id breaks ties.

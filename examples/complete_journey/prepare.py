@@ -20,9 +20,10 @@ from examples.complete_journey.exposures import SPLIT_WEEKS, SamplingRates, buil
 from examples.complete_journey.features import DENSE, build_features
 from examples.complete_journey.history import build_pasts
 from examples.complete_journey.output import IDS, SCHEMA, summarize, write_split, write_vocabularies
+from examples.complete_journey.sequences import DAYS_TABLE_SIZE, SEQUENCE_VOCABULARIES, build_sequences
 from examples.complete_journey.source import build_tables, default_source, source_files, table_sizes
 
-FORMAT_VERSION = 1  # raise when the meaning of rows or columns changes, so that older outputs are prepared anew
+FORMAT_VERSION = 2  # raise when the meaning of rows or columns changes, so that older outputs are prepared anew
 _DEFAULT_RATES = SamplingRates()
 
 
@@ -52,6 +53,7 @@ def prepare(
 
     Raises:
         FileNotFoundError: If a source file is missing.
+        ValueError: If a purchase of the source was not made in its week.
     """
     source, console = source or default_source(), console or Console(quiet=True)
     settings = _settings(seed, rates, source)
@@ -99,6 +101,7 @@ def _stages(
         "Reading transactions and promotions": lambda: build_tables(connection, source),
         "Sampling exposures": lambda: build_exposures(connection, seed, rates),
         "Collecting bags": lambda: build_bags(connection),
+        "Collecting sequences": lambda: build_sequences(connection),
         "Counting the past of every exposure": lambda: build_pasts(connection),
         "Computing dense features": lambda: build_features(connection),
         "Writing vocabularies": lambda: write_vocabularies(connection, output),
@@ -117,9 +120,10 @@ def _run(stages: dict[str, Callable[[], object]], console: Console) -> None:
 
 def _describe(connection: duckdb.DuckDBPyConnection, rates: SamplingRates) -> dict[str, Any]:
     return {
-        "table_sizes": table_sizes(connection),
+        "table_sizes": {**table_sizes(connection), "past_days": DAYS_TABLE_SIZE},
         "ids": list(IDS),
         "bags": BAG_VOCABULARIES,
+        "sequences": SEQUENCE_VOCABULARIES,
         "dense": list(DENSE),
         "splits": summarize(connection, rates.engaged, rates.not_engaged),
     }
@@ -143,8 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs ``prepare`` from the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.complete_journey.prepare",
-        description="Prepares exposures of promoted products (labels, sampling weights, ids, bags, dense features) as "
-        "Parquet files, split by week. A second run with the same settings keeps what the first one wrote.",
+        description="Prepares exposures of promoted products (labels, sampling weights, ids, bags, sequences, dense "
+        "features) as Parquet files, split by week. A second run with the same settings keeps what the first wrote.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output", type=Path, default=Path("data/complete_journey"), help="folder to write")

@@ -79,18 +79,27 @@ FROM (
 )
 """
 
-# Money is summed in whole cents: integer sums do not depend on the order in which threads add.
+# The source's clock is UTC, its weeks begin at midnight in New York. Money is in whole cents: integer sums do not
+# depend on the order in which threads add.
+_PURCHASE_LINES = """
+CREATE TABLE purchase_lines AS
+SELECT v.visit, v.household, v.store, v.week, p.id AS product, t.quantity,
+    round(t.sales_value * 100)::BIGINT AS cents, round(t.retail_disc * 100)::BIGINT AS discount_cents,
+    t.transaction_timestamp AS time,
+    timezone('America/New_York', timezone('UTC', t.transaction_timestamp))::DATE AS date
+FROM source_transactions t
+JOIN visits v USING (household_id, store_id, week)
+JOIN vocabulary_product p ON p.value = t.product_id
+WHERE t.quantity > 0 AND t.sales_value > 0
+"""
+
 _BOUGHT = """
 CREATE TABLE bought AS
 SELECT b.*, p.category, p.product_type, p.manufacturer, p.private, r.product IS NOT NULL AS promoted
 FROM (
-    SELECT v.visit, v.household, v.store, v.week, p.id AS product, sum(t.quantity)::BIGINT AS quantity,
-        sum(round(t.sales_value * 100)::BIGINT)::BIGINT AS cents,
-        sum(round(t.retail_disc * 100)::BIGINT)::BIGINT AS discount_cents
-    FROM source_transactions t
-    JOIN visits v USING (household_id, store_id, week)
-    JOIN vocabulary_product p ON p.value = t.product_id
-    WHERE t.quantity > 0 AND t.sales_value > 0
+    SELECT visit, household, store, week, product, sum(quantity)::BIGINT AS quantity, sum(cents)::BIGINT AS cents,
+        sum(discount_cents)::BIGINT AS discount_cents
+    FROM purchase_lines
     GROUP BY ALL
 ) b
 JOIN products p USING (product)
@@ -126,8 +135,18 @@ def source_files(source: Path) -> list[Path]:
     return paths
 
 
+def monday(week: str) -> str:
+    """Returns SQL of the day on which ``week`` begins; week 1 of the data is the Sunday 2017-01-01 alone."""
+    return f"(DATE '2016-12-26' + 7 * ({week} - 1))"
+
+
 def build_tables(connection: duckdb.DuckDBPyConnection, source: Path) -> None:
-    """Creates ``vocabulary_<name>``, ``products``, ``promoted``, ``visits`` and ``bought`` with contiguous ids."""
+    """Creates ``vocabulary_<name>``, ``products``, ``promoted``, ``visits``, ``purchase_lines`` and ``bought``.
+
+    Raises:
+        FileNotFoundError: If a source file is missing.
+        ValueError: If a purchase was not made in its week.
+    """
     for file in source_files(source):
         path = str(file).replace("'", "''")
         connection.execute(f"CREATE VIEW source_{file.stem} AS SELECT * FROM read_parquet('{path}')")
@@ -138,8 +157,25 @@ def build_tables(connection: duckdb.DuckDBPyConnection, source: Path) -> None:
         )
         if name == "product":
             connection.execute(_USED_PRODUCTS)
-    for statement in (_PRODUCTS, _PROMOTED, _VISITS, _BOUGHT):
+    for statement in (_PRODUCTS, _PROMOTED, _VISITS, _PURCHASE_LINES, _BOUGHT):
         connection.execute(statement)
+    _check_weeks(connection)
+
+
+def _check_weeks(connection: duckdb.DuckDBPyConnection) -> None:
+    """The past is cut by week and ordered by time, so the two must agree."""
+    first = monday("week")
+    count, example = connection.sql(
+        f"SELECT count(*), min((week, time)) FROM purchase_lines "
+        f"WHERE (date BETWEEN {first} AND {first} + 6) IS NOT TRUE"
+    ).fetchall()[0]
+    if count:
+        week, time = example
+        raise ValueError(
+            f"transactions.parquet: {count} purchases have a transaction_timestamp outside their week, for instance "
+            f"week {week} at {time}; it must be the time in UTC, and week w the seven days in New York from "
+            "Monday 2016-12-26 + 7 (w - 1) days"
+        )
 
 
 def table_sizes(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:

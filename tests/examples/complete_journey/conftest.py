@@ -21,6 +21,7 @@ SCHEMAS = {
         "sales_value": pa.float64(),
         "retail_disc": pa.float64(),
         "week": pa.int64(),
+        "transaction_timestamp": pa.timestamp("us"),
     },
     "promotions": {
         "product_id": pa.int64(),
@@ -48,14 +49,27 @@ SCHEMAS = {
 }
 
 
+WEEK_ONE = datetime.datetime(2016, 12, 26)
+
+
+def noon(week: int) -> datetime.datetime:
+    """Noon in UTC on the Monday of ``week``."""
+    return WEEK_ONE + datetime.timedelta(weeks=week - 1, hours=12)
+
+
 @pytest.fixture(scope="session")
 def write_source():
-    """Writes ``{table: rows as tuples}`` as Parquet files; tables left out are empty."""
+    """Writes ``{table: rows as tuples}`` as Parquet files; tables left out are empty.
+
+    A transaction without its last column, the time, was made at ``noon`` of its week.
+    """
 
     def write(folder: Path, tables: dict[str, list[tuple]]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
+        lines = [(*row, noon(row[7])) if len(row) == 8 else row for row in tables.get("transactions", [])]
         for name, columns in SCHEMAS.items():
-            rows = [dict(zip(columns, row, strict=True)) for row in tables.get(name, [])]
+            filled = {**tables, "transactions": lines}.get(name, [])
+            rows = [dict(zip(columns, row, strict=True)) for row in filled]
             pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(columns)), folder / f"{name}.parquet")
         return folder
 
@@ -88,14 +102,17 @@ def random_tables():
         for store in stores
         for product in rng.choices(ids, k=12)  # choices repeat: duplicates as in the real promotions
     ]
+    prices = (0.0, 0.99, 2.5, 4.19)
     transactions = [
-        (household, store, 0, product, rng.choice([0, 1, 1, 1, 2]), rng.choice([0.0, 0.99, 2.5, 4.19]), 0.25, week)
+        (household, store, 0, product, rng.choice([0, 1, 1, 1, 2]), rng.choice(prices), 0.25, week, time)
         for week in range(1, 54)
         for household in range(1, 14)
         for store in stores
         if rng.random() < 0.5
+        for time in [noon(week) + datetime.timedelta(hours=12 * rng.randint(0, 13))]  # 13: past midnight in UTC
         for product in rng.sample(ids, k=rng.randint(1, 8))
     ]
+    rng.shuffle(transactions)  # the order of the file says nothing
     day = datetime.datetime
     descriptions = [
         (26, "Type A", day(2017, 3, 6), day(2017, 6, 1)),  # Monday of week 11

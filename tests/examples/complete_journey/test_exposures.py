@@ -32,7 +32,7 @@ def expected_labels(tables):
     """The definitions, written as plain loops: (household, store, product, week) -> (engage, value or None)."""
     category = {product[0]: product[4] for product in tables["products"]}
     visits, spent = set(), {}
-    for household, store, _, product, quantity, value, _, week in tables["transactions"]:
+    for household, store, _, product, quantity, value, _, week, *_ in tables["transactions"]:
         visits.add((household, store, week))
         if quantity > 0 and value > 0:
             key = (household, store, product, week)

@@ -136,11 +136,11 @@ def test_recent_categories_forget_after_eight_weeks(tmp_path, write_source, read
 def rewrite_the_future(tables, week):
     """Drops, alters and adds transactions from ``week`` on, and shuffles the promotions after it."""
     rng = random.Random(week)
-    past = [row for row in tables["transactions"] if row[-1] < week]
-    future = [row for row in tables["transactions"] if row[-1] >= week]
+    past = [row for row in tables["transactions"] if row[7] < week]
+    future = [row for row in tables["transactions"] if row[7] >= week]
     products = [product[0] for product in tables["products"]]
     altered = [
-        (*row[:3], rng.choice(products), rng.randint(0, 5), 2 * row[5] + 0.5, 0.75, row[-1])
+        (*row[:3], rng.choice(products), rng.randint(0, 5), 2 * row[5] + 0.5, 0.75, *row[7:])
         for row in rng.sample(future, k=len(future) // 2)
     ]
     added = [

@@ -4,13 +4,17 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from examples.complete_journey.bags import BAGS
 from examples.complete_journey.exposures import SPLIT_WEEKS, SamplingRates
-from examples.complete_journey.output import FILES, ROWS_PER_GROUP, SCHEMA
+from examples.complete_journey.output import FILES, ROWS_PER_GROUP, SCHEMA, write_rows
 from examples.complete_journey.prepare import main, prepare
+from examples.complete_journey.sequences import DAYS_TABLE_SIZE, SEQUENCE_LIMIT, SEQUENCES
 
 RATES = SamplingRates(engaged=0.6, not_engaged=0.3)  # unequal, as the order must not show the stratum
 
@@ -33,6 +37,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_output_bytes_do_not_depend_on_the_number_of_threads(tmp_path, source, prepared):
     prepare(tmp_path, seed=1, rates=RATES, source=source, threads=2)
     assert contents(tmp_path) == contents(prepared[0])
+
+
+def test_output_bytes_do_not_depend_on_the_chunks_that_threads_leave(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 80_000, ROWS_PER_GROUP * SEQUENCE_LIMIT, dtype=np.int32)
+    lists = pa.ListArray.from_arrays(np.arange(ROWS_PER_GROUP + 1, dtype=np.int32) * SEQUENCE_LIMIT, ids)
+    columns = {name: np.zeros(ROWS_PER_GROUP, np.int32) for name in SCHEMA.names if name not in (*BAGS, *SEQUENCES)}
+    columns |= {name: pa.array([[]] * ROWS_PER_GROUP, pa.list_(pa.int32())) for name in BAGS}
+    rows = pa.table({**columns, "sequence": np.arange(ROWS_PER_GROUP)})
+    sequences = pa.table(dict.fromkeys(SEQUENCES, lists))
+    write_rows(rows, sequences, tmp_path / "whole.parquet")
+    write_rows(pa.concat_tables([rows[:5000], rows[5000:]]), sequences, tmp_path / "chunks.parquet")
+    assert (tmp_path / "whole.parquet").read_bytes() == (tmp_path / "chunks.parquet").read_bytes()
 
 
 def test_another_seed_takes_another_sample_of_the_same_population(tmp_path, source, prepared, read_split):
@@ -71,9 +87,9 @@ def test_rows_are_shuffled(prepared, read_split):
 
 def test_vocabulary_is_sorted_contiguous_and_covers_the_ids(prepared):
     folder, manifest = prepared
-    bags = manifest["bags"]
+    bags = {**manifest["bags"], **manifest["sequences"]}
     for name, size in manifest["table_sizes"].items():
-        if name != "week_of_year":
+        if name not in ("week_of_year", "past_days"):  # numbers, not ids
             table = pq.read_table(folder / "vocabulary" / f"{name}.parquet")
             assert table["id"].to_pylist() == list(range(1, size))
             assert table["value"].to_pylist() == sorted(set(table["value"].to_pylist()))
@@ -134,3 +150,9 @@ def test_the_real_data_keeps_its_promises(tmp_path):
         assert purchase.sum() == population["purchased"]
         assert weight.sum(dtype=float) == pytest.approx(population["exposures"], rel=0.01)
         assert weight[engage == 1].sum(dtype=float) == pytest.approx(population["engaged"], rel=0.02)
+    sequences = pq.read_table(tmp_path / "validation", columns=list(SEQUENCES))
+    lengths = [pc.list_value_length(sequences[name]) for name in SEQUENCES]
+    assert all(length.equals(lengths[0]) for length in lengths)
+    assert pc.max(lengths[0]).as_py() == SEQUENCE_LIMIT
+    days = pc.min_max(pc.list_flatten(sequences["past_days"])).as_py()
+    assert 1 <= days["min"] <= days["max"] < DAYS_TABLE_SIZE

@@ -58,8 +58,9 @@ class TaskHeads(nn.Module):
 
     def forward(self, shared: Tensor) -> dict[str, Tensor]:
         """Maps ``[B, T, H]`` to ``{name: output}``."""
+        vectors = shared.unbind(1)  # one backward for all towers: each slice of its own would fill zeros for the rest
         outputs = {
-            name: tower(shared[:, i]) for i, (name, tower) in enumerate(zip(self.tower_names, self.towers, strict=True))
+            name: tower(vector) for name, tower, vector in zip(self.tower_names, self.towers, vectors, strict=True)
         }
         for link in self.links:
             outputs[link.name] = link(outputs)  # type: ignore[index]  # nn.Module hides the attribute's type

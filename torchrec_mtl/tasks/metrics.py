@@ -6,7 +6,6 @@ Every function takes the rows of one label space as arrays ``[N]`` in any order 
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 NAN = float("nan")
 
@@ -53,6 +52,8 @@ def auc(p: np.ndarray, z: np.ndarray, w: np.ndarray) -> float:
     """Area under the ROC curve, ``P(p_i > p_j | z_i = 1, z_j = 0)`` with ties as one half; NaN for one class."""
     if not _both_classes(z, w):
         return NAN
+    from sklearn.metrics import roc_auc_score  # its import takes a second, which training need not wait for
+
     return float(roc_auc_score(z, p, sample_weight=w))
 
 

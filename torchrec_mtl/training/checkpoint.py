@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from torchrec_mtl.training.chunks import ChunkedSavePlanner
 from torchrec_mtl.training.distributed import Runtime
 
 META = "meta.json"
@@ -58,7 +59,7 @@ def save(directory: Path, pipeline: TrainPipelineSparseDist, position: Position,
             shutil.rmtree(old)
         draft.mkdir(parents=True)
     runtime.barrier()
-    dcp.save(_state(pipeline), checkpoint_id=str(draft))
+    dcp.save(_state(pipeline), checkpoint_id=str(draft), planner=ChunkedSavePlanner())
     random = {"cpu": torch.get_rng_state()}
     if runtime.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(runtime.device)

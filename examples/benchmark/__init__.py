@@ -1,0 +1,1 @@
+"""Measures the project beside a hand-written TorchRec loop, plain PyTorch and its peers, by one command."""

@@ -16,6 +16,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer, table_parameters
+from torchrec_mtl.training.rowwise import use_compiled_loop
 from torchrec_mtl.training.sharding import (
     TableSharding,
     plan_sharding,
@@ -106,6 +107,7 @@ def build_train_pipeline(
         # further autograd.grad calls of a balancer would make ranks diverge
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
+    use_compiled_loop(model)
     return StrictPipeline(model, _optimizer(model, tables, dense_optimizer, table_optimizer), device)
 
 

@@ -123,6 +123,8 @@ def plan_sharding(
                 f"{list(SEQUENCE_SHARDING_TYPES)} only, but found {sorted(refused)}. Correct its sharding."
             )
     world_size = dist.get_world_size()
+    if world_size == 1:  # every shard is the whole table: row_wise would only sort the ids into one bucket
+        constraints = {table: TableSharding(["table_wise"]) for table in tables} | dict(constraints or {})
     planner = EmbeddingShardingPlanner(
         topology=Topology(
             world_size=world_size,

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from examples.benchmark.workload import Rows, Workload, make_batches
 
-POOL = 16  # different batches in memory, read over and over
+POOL = 8  # different batches in memory, read over and over
 Item = TypeVar("Item")
 
 

@@ -64,7 +64,7 @@ class DeepCTRTorch(Contender):
         self.labels = np.concatenate([rows.labels for rows in batches])
 
     def train(self, batches: int) -> float:
-        """One call of its ``fit`` for every sixteen batches."""
+        """One call of its ``fit`` for every eight batches."""
         loss = float("nan")
         while batches > 0:
             rows = min(batches, POOL) * self.workload.batch_size

@@ -91,7 +91,7 @@ class Ours(Contender):
         self.features = make_features(workload)
         self.pipeline = build_train_pipeline(
             make_objective(workload, self.features),
-            lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
+            lambda parameters: torch.optim.Adam(parameters, lr=1e-3, fused=True),
             TableOptimizer(lr=0.05),
             device=torch.device("cpu"),
             batch_size=workload.batch_size,

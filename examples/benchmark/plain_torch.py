@@ -39,7 +39,7 @@ class PlainTorch(Contender):
         self.network = plain_network(workload)
         self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Adagrad(self.tables.parameters(), lr=0.05),
-            torch.optim.Adam(self.network.parameters(), lr=1e-3),
+            torch.optim.Adam(self.network.parameters(), lr=1e-3, fused=True),
         ]
         self.batches: Iterator[Batch] = endless([as_bags(rows) for rows in self.rows()])
 

@@ -72,7 +72,7 @@ class TorchRecLoop(Contender):
             model, device=torch.device("cpu"), plan=planner.plan(model, sharders), sharders=sharders
         )
         dense = [parameter for _, parameter in in_backward_optimizer_filter(self.model.named_parameters())]
-        self.optimizer = torch.optim.Adam(dense, lr=1e-3)
+        self.optimizer = torch.optim.Adam(dense, lr=1e-3, fused=True)
         self.batches: Iterator[Batch] = endless([as_tensors(rows) for rows in self.rows()])
 
     def train(self, batches: int) -> float:

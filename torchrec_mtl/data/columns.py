@@ -40,7 +40,10 @@ def _is_view(kind: pa.DataType) -> bool:
 
 def floats(column: pa.Array) -> np.ndarray:
     """A numeric column as float32 ``[N]``; null becomes NaN."""
-    return pc.cast(column, pa.float32(), safe=False).fill_null(float("nan")).to_numpy(zero_copy_only=False)
+    numbers = pc.cast(column, pa.float32(), safe=False)
+    if numbers.null_count:
+        numbers = numbers.fill_null(float("nan"))
+    return numbers.to_numpy(zero_copy_only=False)
 
 
 def list_values(column: pa.Array) -> tuple[pa.Array, np.ndarray]:

@@ -142,7 +142,7 @@ class BatchConverter:
 
     def _jagged(self, found: Sequence[Found], rows: int, padding: int) -> KeyedJaggedTensor:
         values = [self.mappings[name](items) for name, items, _ in found]
-        lengths = [np.pad(lengths, (0, padding)) for _, _, lengths in found]
+        lengths = [np.pad(lengths, (0, padding)) if padding else lengths for _, _, lengths in found]
         return _jagged([name for name, _, _ in found], values, lengths, stride=rows + padding)
 
 

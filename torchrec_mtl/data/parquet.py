@@ -58,8 +58,10 @@ class ParquetSource(Source):
             if group.index >= file.num_row_groups or file.metadata.row_group(group.index).num_rows != group.rows:
                 raise ValueError(f"{changed}. Start again, and write new rows to new files.")
             with explained(str(group)):
-                # an empty selection still has to count the rows
-                for part in file.iter_batches(ROWS_AT_ONCE, row_groups=[group.index], columns=names):
+                # on this thread: the reader's workers run beside training already, and Arrow's own threads would take
+                # its cores from under it
+                parts = file.iter_batches(ROWS_AT_ONCE, row_groups=[group.index], columns=names, use_threads=False)
+                for part in parts:
                     rows += part.num_rows
                     yield part.select(names)
         if rows != group.rows:

@@ -150,7 +150,8 @@ class BatchReader:
             for start in range(skip * self.batch_size, block.num_rows, self.batch_size):
                 rows = block.slice(start, self.batch_size)
                 if order is not None:
-                    rows = block.take(pa.array(order[start : start + self.batch_size]))
+                    chosen = np.sort(order[start : start + self.batch_size])  # a batch has no order: gather forward
+                    rows = block.take(pa.array(chosen))
                 yield self.source.converter(rows, self.batch_size), rows.select(self.source.keys)
             skip = 0
 

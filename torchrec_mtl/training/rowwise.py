@@ -20,10 +20,8 @@ from typing import Any
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen as Tables
 from torch import Tensor, nn
-
-Tables = SplitTableBatchedEmbeddingBagsCodegen
 
 
 def use_compiled_loop(model: nn.Module) -> int:

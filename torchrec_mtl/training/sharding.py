@@ -32,6 +32,7 @@ SHARDING_TYPES = tuple(
 
 # TorchRec 1.8 fails with data_parallel and table_row_wise tables of an EmbeddingCollection.
 SEQUENCE_SHARDING_TYPES = ("table_wise", "column_wise", "row_wise")
+REPLICATED_ROWS = 4096  # on CPU: fixed, so that a job resumes with the same plan whatever its ranks and batch size
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def plan_sharding(
     Args:
         module: Module with unsharded embedding collections, best on the meta device.
         device: Device of training.
-        constraints: ``{table: what the planner may do}``; other tables are the planner's to choose.
+        constraints: ``{table: what the planner may do}``; other tables are the planner's to choose. On CPU they are
+            replicated if they have at most 4,096 rows and no sequence reads them, else kept whole on one rank, as long
+            as such a plan fits.
         batch_size: Rows a rank and step, for the planner's cost model.
 
     Raises:
@@ -122,9 +125,41 @@ def plan_sharding(
                 f"Table '{table}' is read by a behaviour sequence, and TorchRec shards such tables by "
                 f"{list(SEQUENCE_SHARDING_TYPES)} only, but found {sorted(refused)}. Correct its sharding."
             )
+    if device.type == "cpu":
+        try:
+            return _plan(module, device, _fast_on_cpu(module) | dict(constraints or {}), batch_size)
+        except PlannerError:
+            pass  # a table that no rank can hold whole
+    try:
+        return _plan(module, device, constraints or {}, batch_size)
+    except PlannerError as error:
+        raise ValueError(
+            f"No sharding plan fits {dist.get_world_size()} ranks and the given constraints: {error}"
+        ) from error
+
+
+def _fast_on_cpu(module: nn.Module) -> dict[str, TableSharding]:
+    """Small tables replicated, others whole on one rank.
+
+    TorchRec's planner knows what GPUs do. On CPU a row_wise lookup spends more on sorting ids into buckets and on
+    exchanging sums than on the table; and the gradient of a small table is cheaper to add up over ranks than the pooled
+    embeddings of a batch are to exchange (``python -m examples.benchmark``).
+    """
+    whole = {table: TableSharding(["table_wise"]) for table in tables_of(module)}
+    small = {
+        config.name: TableSharding(["data_parallel"])
+        for collection in module.modules()
+        if isinstance(collection, EmbeddingBagCollection)
+        for config in collection.embedding_bag_configs()
+        if config.num_embeddings <= REPLICATED_ROWS
+    }
+    return whole | small
+
+
+def _plan(
+    module: nn.Module, device: torch.device, constraints: Mapping[str, TableSharding], batch_size: int | None
+) -> ShardingPlan:
     world_size = dist.get_world_size()
-    if world_size == 1:  # every shard is the whole table: row_wise would only sort the ids into one bucket
-        constraints = {table: TableSharding(["table_wise"]) for table in tables} | dict(constraints or {})
     planner = EmbeddingShardingPlanner(
         topology=Topology(
             world_size=world_size,
@@ -137,15 +172,12 @@ def plan_sharding(
                 sharding_types=list(choice.types) or None,
                 **({"min_partition": choice.min_partition} if choice.min_partition else {}),
             )
-            for table, choice in (constraints or {}).items()
+            for table, choice in constraints.items()
         },
         storage_reservation=FixedPercentageStorageReservation(0.15),
         debug=False,
     )
-    try:
-        return planner.plan(module, sharders())
-    except PlannerError as error:
-        raise ValueError(f"No sharding plan fits {world_size} ranks and the given constraints: {error}") from error
+    return planner.plan(module, sharders())
 
 
 def sharding_of(plan: ShardingPlan) -> dict[str, str]:

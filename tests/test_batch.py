@@ -24,6 +24,7 @@ def parts(rows=3):
         "labels": {"click": torch.zeros(rows), "purchase": torch.zeros(rows)},
         "weights": {"rate": torch.ones(rows)},
         "sequences": jagged(rows, "history"),
+        "places": jagged(rows, "history"),
     }
 
 
@@ -33,6 +34,7 @@ def parts(rows=3):
         ({"dense": torch.zeros(4, 2)}, "'dense': 4, 'sparse': 3"),
         ({"sparse": jagged(4)}, "'dense': 3, 'sparse': 4"),
         ({"sequences": jagged(2, "history")}, "'sequences': 2"),
+        ({"places": jagged(2, "history")}, "'places': 2"),
         ({"labels": {"click": torch.zeros(3), "purchase": torch.zeros(5)}}, "\"labels['purchase']\": 5"),
         ({"weights": {"rate": torch.zeros(1)}}, "\"weights['rate']\": 1"),
     ],
@@ -57,7 +59,7 @@ def test_labels_weights_and_sequences_are_optional_and_not_shared():
 @pytest.mark.parametrize("with_sequences", [True, False])
 @pytest.mark.parametrize("non_blocking", [True, False])
 def test_to_moves_every_part(with_sequences, non_blocking):
-    given = parts() | ({} if with_sequences else {"sequences": None})
+    given = parts() | ({} if with_sequences else {"sequences": None, "places": None})
     moved = MultiTaskBatch(**given).to(META, non_blocking=non_blocking)
     assert moved.num_rows == 3
     assert moved.dense.device == moved.sparse.values().device == META
@@ -67,7 +69,7 @@ def test_to_moves_every_part(with_sequences, non_blocking):
     assert (moved.sequences is not None) == with_sequences
     if with_sequences:
         assert moved.sequences.keys() == ["history"]
-        assert moved.sequences.values().device == META
+        assert moved.sequences.values().device == moved.places.values().device == META
 
 
 def test_to_keeps_the_values():
@@ -105,12 +107,13 @@ def test_a_stream_is_recorded_on_every_field(monkeypatch):
         labels={"click": recorder("click", 3), "purchase": recorder("purchase", 3)},
         weights={"rate": recorder("rate", 3)},
         sequences=jagged(3, "history"),
+        places=jagged(3, "place"),
     ).record_stream("a stream")
-    names = ["click", "dense", "history", "purchase", "rate", "shop"]
+    names = ["click", "dense", "history", "place", "purchase", "rate", "shop"]
     assert sorted(Recorder.seen) == [(name, "a stream") for name in names]
 
 
 def test_the_record_is_what_torchrec_pipelines():
     assert issubclass(MultiTaskBatch, Pipelineable)
     fields = [field.name for field in dataclasses.fields(MultiTaskBatch)]
-    assert fields == ["dense", "sparse", "labels", "weights", "sequences"]
+    assert fields == ["dense", "sparse", "labels", "weights", "sequences", "places"]

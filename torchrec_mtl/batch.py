@@ -23,6 +23,9 @@ class MultiTaskBatch(Pipelineable):
         labels: ``{label column: [B]}`` float32; NaN means missing, and a missing label is outside every label space.
         weights: ``{weight column: [B]}`` float32, for instance the inverse of a row's sampling rate.
         sequences: Behaviour sequences, one key a feature, stride ``B``; ``None`` where there are none.
+        places: Where each different id of ``sequences`` is held only once, whatever the row: the place of each step's
+            id among its key's values, with the keys and the true lengths of the steps, stride ``B``. ``None`` where
+            ``sequences`` holds an id for each step. Behaviours repeat: an id that is looked up once costs one lookup.
 
     Raises:
         ValueError: If the parts disagree on the number of rows.
@@ -41,11 +44,13 @@ class MultiTaskBatch(Pipelineable):
     labels: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     sequences: KeyedJaggedTensor | None = None
+    places: KeyedJaggedTensor | None = None
 
     def __post_init__(self) -> None:
         rows = {"dense": self.dense.shape[0], "sparse": self.sparse.stride()}
-        if self.sequences is not None:
-            rows["sequences"] = self.sequences.stride()
+        for name, steps in (("sequences", self.sequences), ("places", self.places)):
+            if steps is not None:
+                rows[name] = steps.stride()
         rows |= {f"labels[{name!r}]": len(column) for name, column in self.labels.items()}
         rows |= {f"weights[{name!r}]": len(column) for name, column in self.weights.items()}
         if len(set(rows.values())) > 1:
@@ -64,6 +69,7 @@ class MultiTaskBatch(Pipelineable):
             labels={name: column.to(device, non_blocking=non_blocking) for name, column in self.labels.items()},
             weights={name: column.to(device, non_blocking=non_blocking) for name, column in self.weights.items()},
             sequences=None if self.sequences is None else self.sequences.to(device, non_blocking=non_blocking),
+            places=None if self.places is None else self.places.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> MultiTaskBatch:
@@ -74,15 +80,16 @@ class MultiTaskBatch(Pipelineable):
             labels=_pinned(self.labels),
             weights=_pinned(self.weights),
             sequences=None if self.sequences is None else self.sequences.pin_memory(),
+            places=None if self.places is None else self.places.pin_memory(),
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tells the allocator that ``stream`` uses the batch's memory."""
         for tensor in (self.dense, *self.labels.values(), *self.weights.values()):
             tensor.record_stream(stream)
-        self.sparse.record_stream(stream)
-        if self.sequences is not None:
-            self.sequences.record_stream(stream)
+        for ids in (self.sparse, self.sequences, self.places):
+            if ids is not None:
+                ids.record_stream(stream)
 
 
 def _pinned(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec_mtl.batch import MultiTaskBatch
 from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.heads import TaskHeads
+from torchrec_mtl.managed import ManagedEmbeddings
 from torchrec_mtl.sequences.encoder import SequenceEncoder
 from torchrec_mtl.trunks.trunk import Trunk
 
@@ -39,7 +40,7 @@ class MultiTaskModel(nn.Module):
 
     def __init__(
         self,
-        embeddings: EmbeddingBagCollection | None,
+        embeddings: EmbeddingBagCollection | ManagedEmbeddings | None,
         trunk: Trunk,
         heads: TaskHeads,
         dense: DenseEncoder | None = None,
@@ -102,7 +103,7 @@ class MultiTaskModel(nn.Module):
             parts.append(pooled.values())  # [B, D_e]
         if self.sequences is None:
             return self.heads(self.trunk(torch.cat(parts, dim=1)))
-        read = self.sequences(batch.sequences, pooled)
+        read = self.sequences(batch.sequences, pooled, batch.places)
         shared = self.trunk(torch.cat([*parts, read[0]], dim=1))  # [B, T, H]
         if self.sequences.task_features:
             shared = torch.cat([shared, read[1]], dim=2)  # [B, T, H + S]

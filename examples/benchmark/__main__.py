@@ -20,6 +20,7 @@ from examples.benchmark.measure import Effort
 from examples.benchmark.memory import measure_import, measure_memory
 from examples.benchmark.plots import draw_curves, draw_throughput
 from examples.benchmark.report import GOAL_HEADER, markdown_table, to_markdown
+from examples.benchmark.streaming import measure_streaming
 from examples.benchmark.throughput import OURS, measure_throughput, pairs, quick_pairs
 
 SECTIONS = ("throughput", "curves", "memory")
@@ -44,7 +45,8 @@ def measure(options: argparse.Namespace, section: str, advance: Callable[[str], 
         return measure_curves(OURS, points, advance, most=QUICK_POINTS if quick else None)
     rows = (GIB_ROWS // 4) if quick else 4 * GIB_ROWS
     table = measure_memory(rows, options.output / "checkpoint", advance)
-    return {"table": table, "import": measure_import(rounds, advance)}
+    streaming = measure_streaming(2**28 if quick else 5 * 10**9, 2 if quick else 6, options.output / "data", advance)
+    return {"table": table, "streaming": streaming, "import": measure_import(rounds, advance)}
 
 
 def steps_of(section: str, quick: bool) -> int:
@@ -53,7 +55,7 @@ def steps_of(section: str, quick: bool) -> int:
         return len(quick_pairs() if quick else pairs())
     if section == "curves":
         return sum(len(values[: QUICK_POINTS if quick else None]) for _, values in FACTORS.values())
-    return 3
+    return 5
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from examples.benchmark.workload import Workload
 MIB = 2**20
 MOST_EXCESS = 600 * MIB  # of the peak over tables and optimizer state
 MOST_COPIES = 1.15  # of tables and state; a second copy would make 2
+MOST_GROWTH = 1.25  # of the reader's memory with the size of the data
 MOST_IMPORT = 0.3  # seconds over torchrec's import
 
 
@@ -54,10 +55,19 @@ def goal_lines(results: dict[str, Any]) -> list[Line]:
             size = memory["table"]["tables"] / 2**30
             goal = f"{stage} with a table of {size:.2f} GiB: no second copy"
             lines.append((goal, f"{found['copies']:.2f} copies", _met(found["copies"] <= MOST_COPIES)))
+        lines.append(_streaming_line(memory["streaming"]))
         seconds = memory["import"]["median"]
         goal = f"`import torchrec_mtl` < {MOST_IMPORT} s over `import torchrec`"
         lines.append((goal, f"{seconds:.3f} s", _met(seconds < MOST_IMPORT)))
     return lines
+
+
+def _streaming_line(found: dict[str, Any]) -> Line:
+    one, whole = found["one"], found["all"]
+    size, small = whole["bytes"] / 1e9, one["bytes"] / 1e9
+    goal = f"the reader's memory over {size:.1f} GB ≤ {MOST_GROWTH} × that over {small:.2f} GB"
+    measured = f"{whole['peak'] / MIB:.0f} MiB against {one['peak'] / MIB:.0f} MiB"
+    return goal, measured, _met(whole["peak"] <= MOST_GROWTH * one["peak"])
 
 
 def _ratio_line(goal: Ratio, pairs: list[dict[str, Any]]) -> Line:

@@ -41,7 +41,7 @@ def measure_memory(rows: int, directory: Path, advance: Callable[[str], None]) -
         for stage in ("save", "load"):
             advance(f"{stage} a table of {workload.table_bytes / 2**30:.2f} GiB")
             arguments = ["-m", "examples.benchmark.memory_stage", stage, str(rows), str(directory)]
-            stages = {**_run(arguments), **stages}
+            stages = {**run_stage(arguments), **stages}
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     imports = stages.pop("imports")["peak"]
@@ -61,7 +61,8 @@ def measure_import(rounds: int, advance: Callable[[str], None]) -> dict[str, flo
     return {"median": median(seconds), "min": min(seconds), "max": max(seconds)}
 
 
-def _run(arguments: list[str]) -> dict[str, Any]:
+def run_stage(arguments: list[str]) -> dict[str, Any]:
+    """Runs a module in a fresh interpreter and reads the JSON on its last line."""
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.data.numbered import CONVERTER, numbered, numbers_of, source_of, write_files
-from torchrec_mtl.data import BatchConverter, BatchReader, ParquetSource, Rank
+from torchrec_mtl.data import BatchConverter, BatchReader, Features, ParquetSource, Rank, SparseFeature, Table
 from torchrec_mtl.tasks import BinaryTask
 
 
@@ -232,3 +232,16 @@ def test_an_error_in_the_thread_is_raised_at_its_batch(tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"Cannot read {tmp_path}/part-1.parquet as Parquet")):
         next(batches)
     assert threading.active_count() == before
+
+
+def test_tables_that_pool_single_values_by_mean_are_told(tmp_path):
+    """On CPU the mean of one embedding costs several times its sum."""
+    tables = [Table("shop", 1000, 4, pooling="mean"), Table("number", 100, 4, pooling="mean"), Table("key", 9, 4)]
+    sparse = [
+        SparseFeature("shop"),
+        SparseFeature("number", boundaries=[1.0]),
+        SparseFeature("key", out_of_range="hash"),
+    ]
+    made = BatchConverter(Features(tables, sparse), CONVERTER.tasks)
+    write_files(tmp_path, [[3]])
+    assert ParquetSource(str(tmp_path), made).slow_tables() == ["number"]

@@ -1,12 +1,13 @@
 """Aligned list columns to jagged steps."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torchrec_mtl.data import BehaviourSequence, SparseFeature
-from torchrec_mtl.data.steps import aligned
+from torchrec_mtl.data.steps import aligned, distinct
 
 
 def sequence(columns=2, max_length=50):
@@ -63,3 +64,11 @@ def test_a_wrong_declaration_is_refused(changes, text):
     arguments = {"items": [SparseFeature("a"), SparseFeature("b")], **changes}
     with pytest.raises(ValueError, match=text):
         BehaviourSequence("s", **arguments)
+
+
+@given(st.lists(st.integers(0, 99), max_size=30), st.sampled_from([100, 10**6]))
+def test_different_ids_are_found_once(ids, table_rows):
+    """By marking in a small table, by sorting in a large one."""
+    found, place = distinct(np.array(ids, np.int64), table_rows)
+    assert found.tolist() == sorted(set(ids))
+    assert found[place].tolist() == ids

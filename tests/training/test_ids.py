@@ -1,5 +1,7 @@
 """A job whose ids are strings: looked up, hashed and put into buckets, from the command to predictions."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,6 +10,7 @@ import pytest
 
 from tests.synthetic import BRANDS, SHOPS, impressions, job, write_job, write_split
 from torchrec_mtl import cli
+from torchrec_mtl.data.vocabulary import write_vocabulary
 
 
 def named(table):
@@ -57,3 +60,56 @@ def test_a_string_column_without_a_declaration_names_the_ways_out(tmp_path):
     path = write_job(tmp_path / "job.yaml", job(tmp_path))
     with pytest.raises(ValueError, match=r"column 'shop' must hold integers .* out_of_range: hash.* vocabulary"):
         cli.run(["train", "--config", path])
+
+
+def with_vocabulary(tmp_path):
+    """A job whose shops are looked up in ``vocabulary.parquet``, trained for an epoch; its file and content."""
+    for split in ("train", "validation", "test"):
+        write_split(tmp_path / split, impressions(64))
+    content = job(tmp_path)
+    content["features"]["tables"][0]["rows"] = SHOPS + 1
+    content["features"]["sparse"][0]["vocabulary"] = str(tmp_path / "vocabulary.parquet")
+    content["training"]["epochs"] = 1
+    number(tmp_path, range(SHOPS))
+    path = write_job(tmp_path / "job.yaml", content)
+    cli.run(["train", "--config", path])
+    return path, content
+
+
+def number(tmp_path, shops):
+    """Writes a vocabulary that gives the shops rows in this order."""
+    counts = pa.table({"value": pa.array(shops, pa.int64()), "count": pa.array([1] * SHOPS)})
+    write_vocabulary(tmp_path / "vocabulary.parquet", counts, ["shop"])
+
+
+def commands(tmp_path, path):
+    checkpoints = str(tmp_path / "run" / "checkpoints")
+    return {
+        "resume": ["train", "--config", path, "--resume"],
+        "evaluate": ["evaluate", "--config", path, "--checkpoint", checkpoints],
+        "predict": ["predict", "--config", path, f"--rows=[{tmp_path}/test]", f"--predictions={tmp_path}/out"],
+    }
+
+
+def test_a_checkpoint_is_not_used_with_a_remade_vocabulary(tmp_path):
+    path, content = with_vocabulary(tmp_path)
+    number(tmp_path, range(SHOPS))  # made again alike: all goes on
+    assert cli.run(commands(tmp_path, path)["evaluate"])
+    number(tmp_path, reversed(range(SHOPS)))  # the same values, which stand in other rows
+    for command in commands(tmp_path, path).values():
+        with pytest.raises(ValueError, match=r"trained with other vocabularies of the features \['shop'\]"):
+            cli.run(command)
+    del content["features"]["sparse"][0]["vocabulary"]  # the same table again, read by number
+    write_job(tmp_path / "job.yaml", content)
+    with pytest.raises(ValueError, match=r"fingerprints: shop: [0-9a-f]{16}, now none.*Give the vocabularies"):
+        cli.run(commands(tmp_path, path)["evaluate"])
+
+
+def test_a_checkpoint_that_does_not_name_its_vocabularies_is_taken(tmp_path):
+    path, _ = with_vocabulary(tmp_path)
+    (meta,) = (tmp_path / "run" / "checkpoints").glob("step_*/meta.json")
+    older = json.loads(meta.read_text())
+    assert list(older.pop("vocabularies")) == ["shop"]
+    meta.write_text(json.dumps(older))
+    number(tmp_path, reversed(range(SHOPS)))
+    assert cli.run(commands(tmp_path, path)["evaluate"])

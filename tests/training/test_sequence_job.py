@@ -67,7 +67,7 @@ def make_job(root, attention="TargetAttention", per_task=False, **changes):
     content["network"]["attention"] = {"bought": {"class_path": f"torchrec_mtl.sequences.{attention}"}}
     content["network"]["attention_per_task"] = ["bought"] if per_task else []
     content["training"] |= {
-        "epochs": 3,
+        "epochs": 6,
         "sharding": {"item": {"types": ["row_wise"]}},
         "table_optimizer": {"lr": 0.2},
     }
@@ -118,7 +118,7 @@ def test_all_tables_may_lie_in_sequences(tmp_path):
     sequence = {"name": "bought", "items": [{"name": "past_item", "table": "item"}], "query": ["item"]}
     features = {"tables": tables, "sparse": [{"name": "item"}], "dense": [{"name": "price"}], "sequences": [sequence]}
     path = make_job(tmp_path, features=features)
-    found = cli.run(["train", "--config", path, "--training.epochs", "3"])
+    found = cli.run(["train", "--config", path])
     assert found["ctr"]["auc"] > 0.7
 
 

@@ -15,10 +15,8 @@ from torchrec_mtl.data.feature import DenseFeature, SparseFeature
 from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.funnel import Funnel
 from torchrec_mtl.data.ids import mapping_of
-from torchrec_mtl.data.steps import aligned
+from torchrec_mtl.data.steps import aligned, distinct
 from torchrec_mtl.tasks.task import Task
-
-Found = tuple[str, pa.Array, np.ndarray]  # a column's name, its values [V] and lengths [N]
 
 
 class BatchConverter:
@@ -47,6 +45,7 @@ class BatchConverter:
         self.labels = list(dict.fromkeys(column for task in tasks for column in task.label_columns))
         self.weights = list(dict.fromkeys(task.sample_weight for task in tasks if task.sample_weight))
         self.mappings = {feature.name: mapping_of(feature, features.table_of(feature)) for feature in features.ids}
+        self._table_rows = {feature.name: features.table_of(feature).rows for feature in features.ids}
         self.funnel = funnel if labelled else None
         if funnel is not None:
             funnel.check_columns(self.labels)
@@ -95,7 +94,7 @@ class BatchConverter:
         return MultiTaskBatch(
             dense=_padded(self.dense(rows), padding, 0),
             sparse=self._bags(self.features.pooled, rows, padding),
-            sequences=self._sequences(rows, padding),
+            **self._sequences(rows, padding),
             labels={name: _padded(label, padding, float("nan")) for name, label in labels.items()},
             weights={name: _padded(weight, padding, 0) for name, weight in weights.items()},
         )
@@ -112,6 +111,7 @@ class BatchConverter:
             dense=torch.zeros(size, len(self.features.dense)),
             sparse=_no_ids([feature.name for feature in self.features.pooled], size),
             sequences=_no_ids(self.sequence_keys, size) if self.features.sequences else None,
+            places=_no_ids(self.sequence_keys, size) if self.features.sequences else None,
             labels={name: torch.full_like(zero, float("nan")) for name in self.labels},
             weights={name: zero.clone() for name in self.weights},
         )
@@ -128,22 +128,31 @@ class BatchConverter:
 
     def _bags(self, features: Sequence[SparseFeature], rows: pa.RecordBatch, padding: int) -> KeyedJaggedTensor:
         found = [(feature.name, *bags(rows.column(feature.name))) for feature in features]
-        return self._jagged(found, rows.num_rows, padding)
+        values = [self.mappings[name](items) for name, items, _ in found]
+        return _jagged(
+            [name for name, _, _ in found], values, [lengths for _, _, lengths in found], padding, rows.num_rows
+        )
 
-    def _sequences(self, rows: pa.RecordBatch, padding: int) -> KeyedJaggedTensor | None:
+    def _sequences(self, rows: pa.RecordBatch, padding: int) -> dict[str, KeyedJaggedTensor]:
+        """``sequences`` with each different id once, in the first row, and the ``places`` of the steps' ids in it."""
         if not self.features.sequences:
-            return None
+            return {}
         found = []
         for sequence in self.features.sequences:
             columns, lengths = aligned(sequence, rows)
             found += [(column.name, values, lengths) for column, values in zip(sequence.columns, columns, strict=True)]
         found += [(feature.name, *bags(rows.column(feature.name))) for feature in self.features.beside_sequences]
-        return self._jagged(found, rows.num_rows, padding)
-
-    def _jagged(self, found: Sequence[Found], rows: int, padding: int) -> KeyedJaggedTensor:
-        values = [self.mappings[name](items) for name, items, _ in found]
-        lengths = [np.pad(lengths, (0, padding)) if padding else lengths for _, _, lengths in found]
-        return _jagged([name for name, _, _ in found], values, lengths, stride=rows + padding)
+        keys = [name for name, _, _ in found]
+        different, places = zip(
+            *(distinct(self.mappings[name](i), self._table_rows[name]) for name, i, _ in found), strict=True
+        )
+        counts = [np.zeros(rows.num_rows, np.int32) for _ in keys]
+        for count, ids in zip(counts, different, strict=True):
+            count[:1] = len(ids)
+        return {
+            "sequences": _jagged(keys, different, counts, padding, rows.num_rows),
+            "places": _jagged(keys, places, [lengths for _, _, lengths in found], padding, rows.num_rows),
+        }
 
 
 def _dense(feature: DenseFeature, column: pa.Array) -> np.ndarray:
@@ -182,15 +191,17 @@ def _padded(values: np.ndarray, padding: int, with_value: float) -> torch.Tensor
 
 
 def _jagged(
-    keys: Sequence[str], values: Sequence[np.ndarray], lengths: Sequence[np.ndarray], stride: int
+    keys: Sequence[str], values: Sequence[np.ndarray], lengths: Sequence[np.ndarray], padding: int, rows: int
 ) -> KeyedJaggedTensor:
+    if padding:
+        lengths = [np.pad(part, (0, padding)) for part in lengths]
     return KeyedJaggedTensor(
         keys=list(keys),
         values=torch.from_numpy(np.concatenate(values) if values else np.zeros(0, np.int64)),
         lengths=torch.from_numpy(np.concatenate(lengths) if lengths else np.zeros(0, np.int32)),
-        stride=stride,
+        stride=rows + padding,
     )
 
 
 def _no_ids(keys: Sequence[str], rows: int) -> KeyedJaggedTensor:
-    return _jagged(keys, [], [np.zeros(rows, np.int32) for _ in keys], stride=rows)
+    return _jagged(keys, [], [np.zeros(rows, np.int32) for _ in keys], 0, rows)

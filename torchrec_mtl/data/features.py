@@ -30,7 +30,9 @@ class Features:
     Raises:
         ValueError: If a name occurs twice, a feature's table is not declared or has too few rows for its boundaries, a
             table holds no feature, features that share a table do not agree what its rows stand for, a sequence asks
-            for a feature that is not declared, or tables of sequences differ in dimension or do not pool by "sum".
+            for a feature that is not declared, or tables of sequences differ in dimension or do not pool by "sum"; or if
+            a table with managed collision is read by a sequence or by a feature that declares its own way from values
+            to rows, or stands beside pooled tables without it.
     """
 
     tables: Sequence[Table]
@@ -60,6 +62,7 @@ class Features:
         if unused := declared - {feature.table_name for feature in self.ids}:
             raise ValueError(f"Tables {sorted(unused)} hold no feature: give each a feature, or remove it.")
         self._check_sequences()
+        self._check_managed()
 
     def _check_rows(self, feature: SparseFeature) -> None:
         table = self.table_of(feature)
@@ -98,6 +101,33 @@ class Features:
                 f"Tables {means} are read by behaviour sequences, and features of the impression that share them are "
                 f"summed. Set their pooling to sum; a sequence's own mean is the attention block MeanPooling."
             )
+
+    def _check_managed(self) -> None:
+        managed = self.managed_tables
+        if both := [name for name in managed if name in self.sequence_tables]:
+            raise ValueError(
+                f"Tables {both} are read by behaviour sequences, for which managed_collision is not offered. Leave it "
+                f"out there, and declare their features with out_of_range: hash or a vocabulary."
+            )
+        for feature in self.ids:
+            own = feature.out_of_range != "error" or feature.vocabulary is not None or feature.boundaries is not None
+            if own and feature.table_name in managed:
+                raise ValueError(
+                    f"Feature '{feature.name}': table '{feature.table_name}' has managed_collision, which maps every "
+                    f"value to a row. Leave out the feature's out_of_range, vocabulary and boundaries, or the table's "
+                    f"managed_collision."
+                )
+        pooled = [table.name for table in self.tables if table.name not in self.sequence_tables]
+        if managed and (others := [name for name in pooled if name not in managed]):
+            raise ValueError(
+                f"Tables {managed} have managed_collision, but {others} do not: they lie in one collection of "
+                f"TorchRec's, so all or none must have it. A table that has more rows than ids loses nothing by it."
+            )
+
+    @property
+    def managed_tables(self) -> list[str]:
+        """Names of the tables with managed collision."""
+        return [table.name for table in self.tables if table.managed_collision is not None]
 
     def table_of(self, feature: SparseFeature) -> Table:
         """The table that holds a feature."""

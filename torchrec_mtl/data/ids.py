@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -123,6 +123,18 @@ class Hashed(IdMapping):
         return row_of_hash(hash_values(values), self.table.rows)
 
 
+class Managed(Hashed):
+    """The value's hash modulo 2**63 - 1, for a table with managed collision, which maps it to a row.
+
+    Also integers are hashed: TorchRec divides the range of ids among the ranks, and hashes lie evenly in it. No hash is
+    2**63 - 1, by which TorchRec marks a free row. Two of n values share a hash with a chance of about n**2 / 2**64.
+    """
+
+    def rows(self, values: pa.Array) -> np.ndarray:
+        """Ids that are no rows yet."""
+        return row_of_hash(hash_values(values), 2**63 - 1)
+
+
 class Buckets(IdMapping):
     """The row is the number of boundaries that are not above the value; both are compared as float64."""
 
@@ -185,11 +197,26 @@ def mapping_of(feature: SparseFeature, table: Table) -> IdMapping:
     Raises:
         ValueError: If its vocabulary cannot be read or does not fit the table.
     """
+    if table.managed_collision is not None:
+        return Managed(feature, table)
     if feature.vocabulary is not None:
         return Known(feature, table)
     if feature.boundaries is not None:
         return Buckets(feature, table)
     return _OUT_OF_RANGE[feature.out_of_range](feature, table)
+
+
+def vocabulary_fingerprints(features: Iterable[SparseFeature]) -> dict[str, str]:
+    """``{feature: fingerprint of its vocabulary}`` of those that have one: what trained rows stand for.
+
+    Raises:
+        ValueError: If a vocabulary cannot be read.
+    """
+    return {
+        feature.name: Vocabulary.load(feature.vocabulary).fingerprint
+        for feature in features
+        if feature.vocabulary is not None
+    }
 
 
 def out_of_range_text(feature: SparseFeature, rows: int, found: int, where: str) -> str:

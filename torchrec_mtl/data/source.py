@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 import pyarrow as pa
 
+from torchrec_mtl.data.columns import is_list
 from torchrec_mtl.data.convert import BatchConverter
 
 
@@ -45,6 +46,13 @@ class Source(ABC):
         self.converter = converter
         self.keys = list(keys)
         self.columns = list(dict.fromkeys([*converter.sparse_columns, *converter.numeric_columns, *keys]))
+        self.lists: set[str] = set()  # columns that hold lists in some file
+
+    def slow_tables(self) -> list[str]:
+        """Tables that pool by mean although each of their columns holds single values, whose mean is their sum."""
+        features = self.converter.features
+        bags = {feature.table_name for feature in features.sparse if feature.name in self.lists}
+        return [table.name for table in features.tables if table.pooling == "mean" and table.name not in bags]
 
     @property
     def rows(self) -> int:
@@ -84,8 +92,11 @@ class Source(ABC):
                 hint = f"; did you mean '{close[0]}'?" if close else "."
                 raise ValueError(f"{where}: column '{column}' is missing. Found {schema.names}{hint}")
         for column in [*self.converter.sparse_columns, *self.converter.numeric_columns]:
-            if wrong := self.converter.check_type(column, schema.field(column).type):
+            kind = schema.field(column).type
+            if wrong := self.converter.check_type(column, kind):
                 raise ValueError(f"{where}: column '{column}' {wrong}")
+            if is_list(kind):
+                self.lists.add(column)
 
 
 def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

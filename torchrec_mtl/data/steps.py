@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 from torchrec_mtl.data.columns import list_values
 from torchrec_mtl.data.sequence import BehaviourSequence
 
+_MARKED_ROWS = 32  # marks a table of up to so many rows an id
+
 
 def aligned(sequence: BehaviourSequence, rows: pa.RecordBatch) -> tuple[list[pa.Array], np.ndarray]:
     """Steps of all rows: values ``[V]`` of each column, and lengths ``[N]`` int32 that all columns share.
@@ -41,3 +43,15 @@ def aligned(sequence: BehaviourSequence, rows: pa.RecordBatch) -> tuple[list[pa.
     to_end = np.cumsum(lengths)[row] - np.arange(len(row))  # 1 for a row's last step
     kept = pa.array(np.flatnonzero(keep)[to_end <= sequence.max_length])
     return [pc.take(values, kept) for values in columns], np.minimum(lengths, sequence.max_length).astype(np.int32)
+
+
+def distinct(ids: np.ndarray, table_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The different ids ``[U]`` in ascending order, and the place of each id among them: ``[V]`` int64 each."""
+    if table_rows > _MARKED_ROWS * max(len(ids), 1):
+        return np.unique(ids, return_inverse=True)
+    marked = np.zeros(table_rows, dtype=bool)  # in a table that is not much larger, marking is faster than sorting
+    marked[ids] = True
+    found = np.flatnonzero(marked)
+    place = np.empty(table_rows, np.int64)
+    place[found] = np.arange(len(found))
+    return found, place[ids]

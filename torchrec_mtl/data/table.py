@@ -11,6 +11,27 @@ from torch.nn.init import uniform_
 
 
 @dataclass(frozen=True)
+class ManagedCollision:
+    """TorchRec's managed collision: rows are given to ids while they train, and taken back from rare ones.
+
+    Args:
+        eviction_interval: Training steps between changes of the map from ids to rows. Until the first change all ids
+            share one row. TorchRec keeps all ids of the interval, with 20 bytes for each, beside the table.
+
+    Raises:
+        ValueError: If ``eviction_interval`` is not positive.
+    """
+
+    eviction_interval: int = 100
+
+    def __post_init__(self) -> None:
+        if self.eviction_interval < 1:
+            raise ValueError(
+                f"managed_collision: eviction_interval must be at least 1 step, but found {self.eviction_interval}."
+            )
+
+
+@dataclass(frozen=True)
 class Table:
     """An embedding table, sharded by TorchRec.
 
@@ -22,6 +43,9 @@ class Table:
             as "mean" and, on CPU, ten times faster.
         init_scale: Rows start uniformly in ``[-init_scale, init_scale]``; by default, as in TorchRec, ``rows**-0.5``.
             With 0 an id that was never seen is neutral, and the towers cannot tell rare ids apart by their noise.
+        managed_collision: Makes the table take any integer or string as an id
+            (:class:`~torchrec_mtl.managed.ManagedEmbeddings`). Trains on CUDA alone; no GPU has run it in the
+            project's tests. By default an id is mapped to a row when the batch is made.
 
     Raises:
         ValueError: If ``rows`` is not positive, ``dimension`` no positive multiple of 4, the pooling unknown or
@@ -33,6 +57,7 @@ class Table:
     dimension: int = 16
     pooling: Literal["sum", "mean"] = "sum"
     init_scale: float | None = None
+    managed_collision: ManagedCollision | None = None
 
     def __post_init__(self) -> None:
         if self.init_scale is not None and not (isfinite(self.init_scale) and self.init_scale >= 0):

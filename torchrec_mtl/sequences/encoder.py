@@ -84,6 +84,7 @@ class SequenceEncoder(nn.Module):
 
     Shapes:
         sequences: one key a feature, stride ``B``. pooled: the other features' embeddings, ``[B, …]``, if any.
+        places: see :class:`~torchrec_mtl.batch.MultiTaskBatch`.
         Returns ``(features [B, out_features], per task [B, T, task_features])``; the second is ``[B, 1, 0]`` where no
         sequence has a block a tower.
 
@@ -111,9 +112,11 @@ class SequenceEncoder(nn.Module):
         """Number of towers that have blocks of their own, if any have."""
         return self.attend.num_tasks
 
-    def forward(self, sequences: KeyedJaggedTensor, pooled: KeyedTensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, sequences: KeyedJaggedTensor, pooled: KeyedTensor | None, places: KeyedJaggedTensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Maps steps to features and to vectors for each task."""
-        return self.attend(self.embeddings(sequences), pooled)
+        return self.attend(self.embeddings(sequences), pooled, places)
 
 
 class _Attend(nn.Module):
@@ -141,8 +144,12 @@ class _Attend(nn.Module):
             block.blocks[0].out_features for block in sequences.values() if block.shared
         )
 
-    def forward(self, embedded: dict[str, JaggedTensor], pooled: KeyedTensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, embedded: dict[str, JaggedTensor], pooled: KeyedTensor | None, places: KeyedJaggedTensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Maps embeddings to ``([B, out_features], [B, T, task_features])``."""
+        if places is not None:
+            embedded = _spread(embedded, places)
         single = {key: _summed(embedded[key]) for key in self.singles}  # [B, d]
         rows = single if pooled is None else {**pooled.to_dict(), **single}
         jagged = {name: _jagged(columns, embedded, rows) for name, columns in self.sequences.items()}
@@ -155,6 +162,14 @@ class _Attend(nn.Module):
         nothing = first.items.new_zeros(first.num_rows, 0)
         features = torch.cat([nothing, *single.values(), *shared], dim=1)
         return features, torch.cat(per_task, dim=2) if per_task else nothing.unsqueeze(1)
+
+
+def _spread(embedded: Mapping[str, JaggedTensor], places: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+    """Gives each step the embedding of its id, from embeddings of the different ids."""
+    return {
+        key: JaggedTensor(embedded[key].values().index_select(0, steps.values()), lengths=steps.lengths())
+        for key, steps in places.to_dict().items()
+    }
 
 
 def _jagged(

@@ -37,7 +37,7 @@ def write_predictions(job: Job, runtime: Runtime, path: Path, rows: list[str], o
     source, _ = open_split(job, runtime, rows, labelled=False)
     runtime.together(lambda: _empty_directory(output))
     session = open_session(job, runtime)
-    checkpoint.load_model(found, session.pipeline)
+    checkpoint.load_model(found, session.pipeline, session.start)
     reporter = Reporter(runtime.is_main)
     writer, written = None, 0
     with reporter.bar("predict", source.rows) as bar:

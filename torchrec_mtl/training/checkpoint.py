@@ -35,6 +35,7 @@ class Position:
         sharding: ``{table: sharding type}``.
         tables: Class of the tables' optimizer.
         order: What the order of the rows depends on besides: seed, shuffle_rows and the row groups of the files.
+        vocabularies: ``{feature: fingerprint of its vocabulary}``; ``None`` in checkpoints that do not say.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class Position:
     sharding: Mapping[str, str] = field(default_factory=dict)
     tables: str = ""
     order: str = ""
+    vocabularies: Mapping[str, str] | None = None
 
 
 def save(directory: Path, pipeline: TrainPipelineSparseDist, position: Position, runtime: Runtime, keep: int) -> Path:
@@ -115,7 +117,7 @@ def resume(path: Path, pipeline: TrainPipelineSparseDist, now: Position, runtime
     Args:
         path: The checkpoint.
         pipeline: As built by :func:`~torchrec_mtl.training.pipeline.build_train_pipeline`, before its first step.
-        now: What this run is: world size, batch size, sharding and optimizer are compared.
+        now: What this run is: world size, batch size, sharding, optimizer and vocabularies are compared.
         runtime: This process.
 
     Raises:
@@ -143,16 +145,38 @@ def _load_random(path: Path, runtime: Runtime) -> None:
         ) from error
 
 
-def load_model(path: Path, pipeline: TrainPipelineSparseDist) -> None:
+def load_model(path: Path, pipeline: TrainPipelineSparseDist, now: Position | None = None) -> None:
     """Loads the model alone, from any number of ranks and any sharding, to evaluate or predict.
 
+    Args:
+        path: The checkpoint.
+        pipeline: As built by :func:`~torchrec_mtl.training.pipeline.build_train_pipeline`.
+        now: What this run is: its vocabularies are compared. By default nothing is.
+
     Raises:
-        ValueError: If the checkpoint cannot be read or holds another model.
+        ValueError: If the checkpoint cannot be read, holds another model or was trained with other vocabularies.
     """
+    if now is not None:
+        _check_vocabularies(path, read_position(path), now)
     _load(path, {"model": _model(pipeline).state_dict()}, pipeline)
 
 
+def _check_vocabularies(path: Path, position: Position, now: Position) -> None:
+    """A remade vocabulary numbers the rows anew, and nothing else would tell."""
+    if position.vocabularies is None or now.vocabularies is None:
+        return
+    before, after = dict(position.vocabularies), dict(now.vocabularies)
+    if changed := sorted(name for name in before | after if before.get(name) != after.get(name)):
+        found = "; ".join(f"{name}: {before.get(name, 'none')}, now {after.get(name, 'none')}" for name in changed)
+        raise ValueError(
+            f"The checkpoint '{path}' was trained with other vocabularies of the features {changed} (fingerprints: "
+            f"{found}), so its rows stand for other values. Give the vocabularies that it was trained with, or train "
+            f"anew."
+        )
+
+
 def _check_fits(path: Path, position: Position, now: Position) -> None:
+    _check_vocabularies(path, position, now)
     if position.batch and (position.world_size, position.batch_size) != (now.world_size, now.batch_size):
         raise ValueError(
             f"The checkpoint '{path}' stands in the middle of epoch {position.epoch}, read by {position.world_size} "

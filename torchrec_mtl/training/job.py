@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_mtl.balancers.balancer import Balancer
 from torchrec_mtl.balancers.fixed import FixedWeights
@@ -19,6 +18,7 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
+from torchrec_mtl.managed import embedding_bags
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.sequences import SequenceAttention, SequenceWidths
@@ -160,8 +160,7 @@ class Job:
     def objective(self) -> MultiTaskObjective:
         """The objective, with tables on the meta device: they are made as shards, without a second copy."""
         features, network, meta = self.features, self.network, torch.device("meta")
-        bags = features.embedding_bag_configs()
-        embeddings = EmbeddingBagCollection(tables=bags, device=meta) if bags else None
+        embeddings = embedding_bags(features, meta)
         dense = None if network.dense is None else network.dense(len(features.dense))
         sequences = sequence_encoder(features, network.attention, network.attention_per_task, len(network.towers))
         width = features.width if dense is None else dense.out_features + features.embedding_width

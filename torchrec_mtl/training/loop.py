@@ -53,6 +53,11 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
             splits[name], labels = open_split(job, runtime, paths)
             if labels is not None:
                 reporter.labels(name, labels)
+    if slow := splits["train"].slow_tables():
+        reporter.say(
+            f"Tables {slow} pool by mean, but their columns hold single values: pooling: sum gives the same numbers, "
+            f"and on CPU FBGEMM takes a sixth of the time for it."
+        )
     session = open_session(job, runtime, fit_on=None if existing else splits["train"])
     now = replace(session.start, order=session.reader(splits["train"], shuffled=True).order)
     position = now
@@ -182,7 +187,7 @@ def evaluate_checkpoint(job: Job, runtime: Runtime, path: Path, split: str = "te
     reporter = Reporter(runtime.is_main)
     source, _ = open_split(job, runtime, paths)
     session = open_session(job, runtime)
-    checkpoint.load_model(found, session.pipeline)
+    checkpoint.load_model(found, session.pipeline, session.start)
     position = checkpoint.read_position(found)
     metrics = _measure(session, {split: source}, split, position, reporter)
     if metrics is not None:

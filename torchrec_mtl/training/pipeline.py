@@ -14,6 +14,7 @@ from torchrec.distributed.types import ShardedModule, ShardingEnv
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from torchrec_mtl.managed import check_device, managed_tables
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer, table_parameters
 from torchrec_mtl.training.rowwise import use_compiled_loop
@@ -46,7 +47,8 @@ def check_pipelined(pipeline: TrainPipelineSparseDist) -> None:
     """
     pipelined = {id(module) for module in pipeline._pipelined_modules}
     sharded = {name: module for name, module in pipeline._model.named_modules() if isinstance(module, ShardedModule)}
-    if left_out := [name for name, module in sharded.items() if id(module) not in pipelined]:
+    parts = {id(part) for module in sharded.values() for part in module.modules() if part is not module}
+    if left_out := [name for name, module in sharded.items() if id(module) not in pipelined | parts]:
         raise RuntimeError(
             f"Embedding modules {left_out} are not pipelined: their input must reach them straight from the batch, by "
             f"attributes alone. Do not permute or rebuild a KeyedJaggedTensor in a forward; do it when the batch is "
@@ -76,12 +78,14 @@ def build_train_pipeline(
         batch_size: Rows a rank and step, for the planner's cost model.
 
     Raises:
-        ValueError: If the optimizer would be ignored by the platform, or no sharding plan fits.
+        ValueError: If the optimizer would be ignored by the platform, no sharding plan fits, or tables have managed
+            collision and the device is no CUDA device.
     """
     if device is None:
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     table_optimizer = table_optimizer or TableOptimizer()
     table_optimizer.check(device)
+    check_device(managed_tables(objective), device)
     tables = tables_of(objective)
     if table_optimizer.is_dense(device):
         if sequential := sequence_tables(objective):

@@ -12,10 +12,12 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from torchrec_mtl.data.check import LabelReport, report, scan_labels
+from torchrec_mtl.data.ids import vocabulary_fingerprints
 from torchrec_mtl.data.open import open_source
 from torchrec_mtl.data.reader import BatchReader
 from torchrec_mtl.data.source import Source
 from torchrec_mtl.dense import DenseEncoder
+from torchrec_mtl.managed import check_device
 from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.job import Job
@@ -57,6 +59,7 @@ def open_session(job: Job, runtime: Runtime, fit_on: Source | None = None) -> Se
     Raises:
         ValueError: If the parts of the job do not fit each other or the platform.
     """
+    check_device(job.features.managed_tables, runtime.device)
     training = job.training
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(training.threads or max(1, (os.cpu_count() or 1) // local_ranks))
@@ -78,6 +81,7 @@ def open_session(job: Job, runtime: Runtime, fit_on: Source | None = None) -> Se
         batch_size=job.data.batch_size,
         sharding=sharding_of(pipeline._model.plan),
         tables=training.table_optimizer.optimizer.__name__,
+        vocabularies=runtime.together(lambda: vocabulary_fingerprints(job.features.ids)),
     )
     return Session(job, runtime, pipeline, start)
 

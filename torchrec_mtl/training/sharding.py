@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
@@ -78,7 +79,7 @@ class SequenceSharder(EmbeddingCollectionSharder):
 
 def sharders() -> list[ModuleSharder[nn.Module]]:
     """Sharders for every embedding module that the project offers."""
-    return [BagSharder(), SequenceSharder()]
+    return [BagSharder(), SequenceSharder(), ManagedCollisionEmbeddingBagCollectionSharder(BagSharder())]
 
 
 def tables_of(module: nn.Module) -> list[str]:

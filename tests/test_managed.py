@@ -16,8 +16,10 @@ from torchrec_mtl.data.table import ManagedCollision
 from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.managed import ManagedEmbeddings, check_device, embedding_bags
 from torchrec_mtl.tasks import BinaryTask
-from torchrec_mtl.training import build_train_pipeline, pipeline
+from torchrec_mtl.training import TableSharding, build_train_pipeline, checkpoint, pipeline
+from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import distributed
+from torchrec_mtl.training.sharding import plan_sharding, sharding_of
 from torchrec_mtl.trunks import SharedBottom
 
 ROWS = 8
@@ -102,7 +104,7 @@ def test_a_job_on_cpu_is_refused(tmp_path, monkeypatch):
     content = job(tmp_path)
     for table in content["features"]["tables"]:
         table["managed_collision"] = {"eviction_interval": 10}
-    with pytest.raises(ValueError, match=r"Tables \['shop', 'brand'\] are declared with managed_collision"):
+    with pytest.raises(ValueError, match=r"Tables \['shop', 'brands'\] are declared with managed_collision"):
         cli.run(["train", "--config", write_job(tmp_path / "job.yaml", content)])
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
@@ -116,7 +118,7 @@ def test_unsharded_it_trains_and_gives_rows_to_ids():
         loss, _ = managed(batch())
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert np.isfinite(losses).all()
     # at first all ids read one row, so clicks cannot be told apart: at best log 2; then each has its own
     assert losses[-1] < losses[1]
@@ -131,7 +133,14 @@ def test_unsharded_it_trains_and_gives_rows_to_ids():
     torch.testing.assert_close(shop, again, rtol=0, atol=0)  # evaluation moves no row
 
 
-def a_step_on_a_rank(interval):
+def counts(built):
+    """This rank's shard of the occurrences that the map of shops has counted."""
+    state = built._model.state_dict()
+    (name,) = (name for name in state if name.endswith("shop._mch_counts"))
+    return state[name].local_shards()[0].tensor
+
+
+def a_step_on_a_rank(interval, directory):
     """Refusal, then steps with the refusal off: what a CPU can show of the way to a GPU."""
     with distributed() as runtime:
         made = objective(features(interval), "meta")
@@ -140,19 +149,32 @@ def a_step_on_a_rank(interval):
         except ValueError as error:
             text = str(error)
         pipeline.check_device = lambda tables, device: None
-        built = build_train_pipeline(made, torch.optim.Adam, device=runtime.device)
+        try:
+            wrong = {"brand": TableSharding(["table_wise"])}
+            build_train_pipeline(made, torch.optim.Adam, device=runtime.device, constraints=wrong)
+        except ValueError as error:
+            text += str(error)
+        plan = plan_sharding(made, torch.device("cuda"))  # the planner needs no GPU to plan for one
+        assert sharding_of(plan) == {"shop": "row_wise", "brand": "row_wise"}
+        rows = {table: TableSharding(["row_wise"]) for table in ("shop", "brand")}
+        built = build_train_pipeline(made, torch.optim.Adam, device=runtime.device, constraints=rows)
         batches = iter([batch(), batch(), batch()])
         losses = [float(built.progress(batches)["loss"]) for _ in range(3)]
-        return text, losses, len(built._pipelined_modules), sorted(built._model.state_dict())
+        counts(built).fill_(7)
+        saved = checkpoint.save(directory, built, Position(step=3), runtime, keep=1)
+        counts(built).fill_(0)
+        checkpoint.load_model(saved, built)
+        return text, losses, len(built._pipelined_modules), counts(built).tolist()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_sharded_it_is_refused_on_cpu_and_could_be_pipelined(ranks):
-    for text, losses, pipelined, names in run_on_ranks(a_step_on_a_rank, ranks, 100):
+def test_sharded_it_is_refused_on_cpu_but_planned_pipelined_and_saved(ranks, tmp_path):
+    for text, losses, pipelined, restored in run_on_ranks(a_step_on_a_rank, ranks, 100, tmp_path):
         assert "Tables ['shop', 'brand'] are declared with managed_collision" in text
+        assert "Table 'brand' has managed_collision, and TorchRec shards such tables by ['row_wise'] only" in text
         assert np.isfinite(losses).all()
         assert pipelined == 1
-        assert any(name.endswith("shop._mch_sorted_raw_ids") for name in names), "a checkpoint holds the map"
+        assert restored == [7] * (ROWS // ranks), "a checkpoint holds the map"
 
 
 def test_it_says_what_it_holds():

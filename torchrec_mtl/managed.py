@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -22,12 +23,13 @@ from torchrec_mtl.data.features import Features
 class ManagedEmbeddings(nn.Module):
     """Embedding bags whose ids are any number in ``[0, 2**63 - 1)``; stands where an ``EmbeddingBagCollection`` stands.
 
-    TorchRec keeps a map from ids to rows. An id that has no row reads the table's last row. Every
+    TorchRec keeps a map from ids to rows. An id without a row reads its shard's last row. Every
     ``eviction_interval`` training steps ids that were seen since get the free rows, then rows of ids that are rare and
     long unseen; a row that changes hands starts anew. Evaluation changes nothing.
 
     No GPU has run this in the project's tests: on CPU they check the unsharded module, its maps included, and sharded
-    steps up to the first change of rows, for which TorchRec 1.8 has a CUDA kernel only (:func:`check_device`).
+    steps up to the first change of rows, for which TorchRec 1.8 has a CUDA kernel only (:func:`check_device`). Make it
+    inside the process group that will train it. TorchRec shards it by rows only.
 
     Args:
         tables: TorchRec's configuration of every table.
@@ -51,6 +53,7 @@ class ManagedEmbeddings(nn.Module):
                 device=map_device,
                 eviction_policy=DistanceLFU_EvictionPolicy(),
                 eviction_interval=eviction_intervals[table.name],
+                buckets=dist.get_world_size() if dist.is_initialized() else 1,  # TorchRec wants a multiple of the ranks
             )
             for table in tables
         }

@@ -10,10 +10,11 @@ from torchrec_mtl.data.parquet import ParquetSource
 from torchrec_mtl.data.reader import BatchReader, Rank, ReadAhead
 from torchrec_mtl.data.sequence import BehaviourSequence
 from torchrec_mtl.data.source import Source
-from torchrec_mtl.data.table import Table
+from torchrec_mtl.data.table import ManagedCollision, Table
 
 __all__ = [
     "Table",
+    "ManagedCollision",
     "SparseFeature",
     "DenseFeature",
     "BehaviourSequence",

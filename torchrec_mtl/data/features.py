@@ -30,9 +30,9 @@ class Features:
     Raises:
         ValueError: If a name occurs twice, a feature's table is not declared or has too few rows for its boundaries, a
             table holds no feature, features that share a table do not agree what its rows stand for, a sequence asks
-            for a feature that is not declared, or tables of sequences differ in dimension or do not pool by "sum"; or if
-            a table with managed collision is read by a sequence or by a feature that declares its own way from values
-            to rows, or stands beside pooled tables without it.
+            for a feature that is not declared, tables of sequences differ in dimension or do not pool by "sum", or a
+            table with managed collision is read by a sequence or by a feature that declares its own way from values to
+            rows, or stands beside pooled tables without it.
     """
 
     tables: Sequence[Table]

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
@@ -17,6 +18,8 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+
+from torchrec_mtl.managed import managed_tables
 
 # grid_shard is left out: TorchRec 1.8 turns MEAN pooling into SUM there.
 SHARDING_TYPES = tuple(
@@ -77,9 +80,20 @@ class SequenceSharder(EmbeddingCollectionSharder):
         return list(SEQUENCE_SHARDING_TYPES)
 
 
+class ManagedSharder(ManagedCollisionEmbeddingBagCollectionSharder):
+    """TorchRec's sharder for managed collision, row_wise, with tables in the device's own memory."""
+
+    def __init__(self) -> None:
+        super().__init__(BagSharder())
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """Kernels that the planner may choose from."""
+        return [EmbeddingComputeKernel.FUSED.value]
+
+
 def sharders() -> list[ModuleSharder[nn.Module]]:
     """Sharders for every embedding module that the project offers."""
-    return [BagSharder(), SequenceSharder(), ManagedCollisionEmbeddingBagCollectionSharder(BagSharder())]
+    return [BagSharder(), SequenceSharder(), ManagedSharder()]
 
 
 def tables_of(module: nn.Module) -> list[str]:
@@ -117,15 +131,7 @@ def plan_sharding(
     Raises:
         ValueError: If a constraint names no table, or no plan fits.
     """
-    tables = tables_of(module)
-    if unknown := sorted(set(constraints or ()) - set(tables)):
-        raise ValueError(f"Sharding constraints name unknown tables {unknown}. Tables: {tables}.")
-    for table in sequence_tables(module):
-        if refused := set((constraints or {}).get(table, TableSharding()).types) - set(SEQUENCE_SHARDING_TYPES):
-            raise ValueError(
-                f"Table '{table}' is read by a behaviour sequence, and TorchRec shards such tables by "
-                f"{list(SEQUENCE_SHARDING_TYPES)} only, but found {sorted(refused)}. Correct its sharding."
-            )
+    _check_constraints(module, constraints or {})
     if device.type == "cpu":
         try:
             return _plan(module, device, _fast_on_cpu(module) | dict(constraints or {}), batch_size)
@@ -137,6 +143,25 @@ def plan_sharding(
         raise ValueError(
             f"No sharding plan fits {dist.get_world_size()} ranks and the given constraints: {error}"
         ) from error
+
+
+def _check_constraints(module: nn.Module, constraints: Mapping[str, TableSharding]) -> None:
+    tables = tables_of(module)
+    if unknown := sorted(set(constraints) - set(tables)):
+        raise ValueError(f"Sharding constraints name unknown tables {unknown}. Tables: {tables}.")
+    for table in sequence_tables(module):
+        if refused := set(constraints.get(table, TableSharding()).types) - set(SEQUENCE_SHARDING_TYPES):
+            raise ValueError(
+                f"Table '{table}' is read by a behaviour sequence, and TorchRec shards such tables by "
+                f"{list(SEQUENCE_SHARDING_TYPES)} only, but found {sorted(refused)}. Correct its sharding."
+            )
+    for table in managed_tables(module):
+        types = constraints.get(table, TableSharding()).types
+        if types and "row_wise" not in types:
+            raise ValueError(
+                f"Table '{table}' has managed_collision, and TorchRec shards such tables by ['row_wise'] only, but "
+                f"found {list(types)}. Correct its sharding."
+            )
 
 
 def _fast_on_cpu(module: nn.Module) -> dict[str, TableSharding]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.trunks.test_mmoe import affine, doubled, relu
-from torchrec_mtl.trunks import SharedBottom
 from torchrec_mtl.mlp import mlp
+from torchrec_mtl.trunks import SharedBottom
 
 
 @pytest.mark.parametrize("layers", [[3], [5, 3]])

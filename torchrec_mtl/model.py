@@ -106,5 +106,5 @@ class MultiTaskModel(nn.Module):
         read = self.sequences(batch.sequences, pooled, batch.places)
         shared = self.trunk(torch.cat([*parts, read[0]], dim=1))  # [B, T, H]
         if self.sequences.task_features:
-            shared = torch.cat([shared, read[1]], dim=2)  # [B, T, H + S]
+            shared = torch.cat([shared.expand(-1, self.trunk.num_tasks, -1), read[1]], dim=2)  # [B, T, H + S]
         return self.heads(shared)

@@ -37,8 +37,8 @@ class PassThrough(Trunk):
         super().__init__(in_features, num_tasks, in_features)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps ``[B, D]`` to ``[B, T, D]``."""
-        return features.unsqueeze(1).expand(-1, self.num_tasks, -1)
+        """Maps ``[B, D]`` to ``[B, 1, D]``: one vector for all towers."""
+        return features.unsqueeze(1)
 
 
 def make_features(workload: Workload) -> Features:

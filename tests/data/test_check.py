@@ -133,7 +133,7 @@ def test_a_column_whose_name_begins_like_a_feature_is_no_id(tmp_path):
 def test_files_without_statistics_are_left_to_the_conversion(tmp_path):
     made = source(tmp_path, shop=[0, 1, 2, 10, 4, 5])
     pq.write_table(pq.read_table(made.files[0]), made.files[0], row_group_size=2, write_statistics=False)
-    assert scan_labels(made)[0] == 6
+    assert scan_labels(ParquetSource(made.files, made.converter))[0] == 6
 
 
 BROKEN = {"click": [1, 0, 0, 0, None, 1], "purchase": [1, 1, 1, None, 1, 0]}  # rows 1 and 2 are broken

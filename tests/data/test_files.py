@@ -68,3 +68,39 @@ def test_a_corrupt_file_at_an_address_is_named(memory):
 def test_parquet_and_csv_do_not_mix(tmp_path):
     with pytest.raises(ValueError, match=r"from Parquet or from CSV, but found both: \['a.csv', 'b'\]"):
         open_source(["a.csv", "b"], CONVERTER)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_glob_finds_files_at_any_depth_and_whole_directories(tmp_path, scheme):
+    """Spark writes directories named like files, and keeps drafts beside them."""
+    for name in ("a", "day=1/b", "day=1/hour=2/c", "whole.parquet/d", "day=1/_temporary/x", "day=1/.hidden/y"):
+        path = tmp_path / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(numbered(0, 1), path)
+
+    def names(pattern):
+        return [each.removeprefix(f"{scheme}{tmp_path}/") for each in find_files(f"{scheme}{tmp_path}{pattern}")]
+
+    everything = ["a.parquet", "day=1/b.parquet", "day=1/hour=2/c.parquet", "whole.parquet/d.parquet"]
+    assert names("") == everything
+    assert names("/day=*") == everything[1:3]
+    assert names("/*.parquet") == [everything[0], everything[3]]
+    assert set(everything) <= set(names("/**/*.parquet"))
+
+
+def test_a_host_stays_in_the_address(monkeypatch):
+    """hdfs://host:port/data is /data in its file system."""
+
+    class Far:
+        def exists(self, path):
+            return path == "/data"
+
+        def isfile(self, path):
+            return path.endswith(".parquet")
+
+        def find(self, path):
+            return [f"{path}/b.parquet", f"{path}/_SUCCESS", f"{path}/a.parquet"]
+
+    monkeypatch.setattr("torchrec_mtl.data.files.file_system", lambda address: (Far(), "/data"))
+    expected = ["hdfs://host:8020/data/a.parquet", "hdfs://host:8020/data/b.parquet"]
+    assert find_files("hdfs://host:8020/data") == expected

@@ -3,7 +3,9 @@
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +13,8 @@ import torch
 
 from tests.data.numbered import CONVERTER, numbered, numbers_of, source_of, write_files
 from torchrec_mtl.data import BatchConverter, BatchReader, Features, ParquetSource, Rank, SparseFeature, Table
+from torchrec_mtl.data.check import scan_labels
+from torchrec_mtl.data.source import joined
 from torchrec_mtl.tasks import BinaryTask
 
 
@@ -199,7 +203,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path):
     file = tmp_path / "part-0.parquet"
     for table, size in ((numbered(0, 150), 150), (numbered(0, 300), 150)):
         pq.write_table(table, file, row_group_size=size)
-        with pytest.raises(ValueError, match=re.escape(f"{file} has changed since it was checked: row group 0 of")):
+        with pytest.raises(ValueError, match=re.escape(f"{file} has changed since it was checked. Start again")):
             list(BatchReader(source, 100).batches())
 
 
@@ -208,7 +212,7 @@ def test_a_file_truncated_after_the_check_is_named(tmp_path):
     source = source_of(tmp_path)
     file = tmp_path / "part-0.parquet"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=re.escape(f"Cannot read {file} as Parquet: ")):
+    with pytest.raises(ValueError, match=re.escape(f"{file} has changed since it was checked.")):
         list(BatchReader(source, 100).batches())
 
 
@@ -245,3 +249,110 @@ def test_tables_that_pool_single_values_by_mean_are_told(tmp_path):
     made = BatchConverter(Features(tables, sparse), CONVERTER.tasks)
     write_files(tmp_path, [[3]])
     assert ParquetSource(str(tmp_path), made).slow_tables() == ["number"]
+
+
+# --- files of one split that differ
+
+
+def write_column(folder, name, column, kind):
+    table = numbered(0, len(column)).select(["shop", "number", "click", "key"])
+    place = table.schema.get_field_index(name)
+    pq.write_table(table.set_column(place, name, pa.array(column, kind)), folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("key", (["a", "b"], pa.string()), (["c", "d"], pa.dictionary(pa.int8(), pa.string()))),
+        ("key", (["a", "b"], pa.large_string()), (["c", "d"], pa.string_view())),
+        ("click", ([True, False], pa.bool_()), ([1, 0], pa.int8())),
+        ("number", ([0.0, 1.0], pa.float32()), ([1, 2], pa.int16())),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", [None, 0])
+def test_files_are_read_in_one_type(tmp_path, name, first, second, seed):
+    for file, (column, kind) in (("a", first), ("b", second)):
+        write_column(tmp_path / f"{file}.parquet", name, column, kind)
+    ((batch, keys),) = BatchReader(source_of(tmp_path), 4, seed=seed).batches()
+    assert batch.num_rows == keys.num_rows == 4
+    if name == "key":
+        assert sorted(keys["key"].to_pylist()) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("key", ([1, 2], pa.int64()), (["1", "2"], pa.string())),
+        ("key", ([1, 2], pa.timestamp("ms")), ([1, 2], pa.timestamp("ms", tz="UTC"))),
+        ("shop", ([1, 2], pa.int64()), ([[1], [2]], pa.list_(pa.field("element", pa.int64())))),
+    ],
+    ids=str,
+)
+def test_files_that_do_not_go_together_are_both_named(tmp_path, name, first, second):
+    """Numbers here and text there would be read as different ids."""
+    for file, (column, kind) in (("a", first), ("b", second)):
+        write_column(tmp_path / f"{file}.parquet", name, column, kind)
+    text = f"Column '{name}' has type {first[1]} in {tmp_path}/a.parquet, but {second[1]} in {tmp_path}/b.parquet: its"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        source_of(tmp_path)
+
+
+def test_more_text_than_one_column_can_count_loses_no_row(tmp_path, monkeypatch):
+    """Text columns have 64-bit offsets; what still splits is an error, not a lost row."""
+    write_files(tmp_path, [[3]])
+    (rows,) = source_of(tmp_path).stream(source_of(tmp_path).row_groups[0])
+    assert rows.schema.field("key").type == pa.large_string()
+    split = pa.Table.from_batches([rows, rows])
+    monkeypatch.setattr(pa, "concat_tables", lambda tables, **options: SimpleNamespace(combine_chunks=lambda: split))
+    with pytest.raises(ValueError, match="6 rows are too many to shuffle as one block"):
+        joined([rows, rows])
+
+
+def test_a_footer_is_read_once(tmp_path, monkeypatch):
+    """Else the cost would grow with the square of the row groups."""
+    write_files(tmp_path, [[2] * 30])
+    source, known = source_of(tmp_path), []
+    whole = pq.ParquetFile
+
+    def opened(*arguments, metadata=None, **options):
+        known.append(metadata)
+        return whole(*arguments, metadata=metadata, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", opened)
+    scan_labels(source)
+    list(BatchReader(source, 7, seed=0).batches())
+    assert len(known) == 60
+    assert all(footer is not None for footer in known)
+
+
+def test_one_huge_row_group_takes_no_more_memory(tmp_path):
+    """Columns are read a buffer at a time."""
+    rows = 400_000
+    numbers = np.random.default_rng(0).random(rows)
+    table = pa.table({"shop": pa.array(np.arange(rows) % 1000), "number": numbers, "click": np.zeros(rows, np.int8)})
+    peaks = []
+    for size in (rows, 20_000):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        pq.write_table(table, folder / "a.parquet", row_group_size=size, compression="none", use_dictionary=False)
+        source = source_of(folder, keys=())
+        pool = pa.proxy_memory_pool(pa.default_memory_pool())
+        before = pa.default_memory_pool()
+        pa.set_memory_pool(pool)
+        try:
+            assert sum(part.num_rows for part in source.stream(source.row_groups[0])) == size
+        finally:
+            pa.set_memory_pool(before)
+        peaks.append(pool.max_memory())
+    assert peaks[0] < 2 * peaks[1] + 2**21
+    assert peaks[0] < 0.6 * table.nbytes
+
+
+def test_a_column_whose_name_begins_alike_is_not_mixed_up(tmp_path):
+    write_files(tmp_path, [[3]])
+    file = tmp_path / "part-0.parquet"
+    table = pq.read_table(file).append_column("shop.price", pa.array([5000, 5000, 5000]))
+    pq.write_table(table, file)
+    source = source_of(tmp_path)
+    assert source.id_bounds(source.row_groups[0]) == {"shop": (1, 2)}

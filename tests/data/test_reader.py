@@ -116,10 +116,10 @@ def test_epochs_seeds_and_file_order_differ(tmp_path):
     write_files(tmp_path, [[20, 20], [20]])
     source = source_of(tmp_path)
     orders = [
-        order_of(BatchReader(source, 60, seed=None)),
-        order_of(BatchReader(source, 60, seed=0), epoch=0),
-        order_of(BatchReader(source, 60, seed=0), epoch=1),
-        order_of(BatchReader(source, 60, seed=1), epoch=0),
+        order_of(BatchReader(source, 20, seed=None)),
+        order_of(BatchReader(source, 20, seed=0), epoch=0),
+        order_of(BatchReader(source, 20, seed=0), epoch=1),
+        order_of(BatchReader(source, 20, seed=1), epoch=0),
     ]
     assert len({tuple(order[0]) for order in orders}) == 4
 

@@ -112,3 +112,18 @@ def test_a_link_that_does_not_fit_is_refused(links, text):
 def test_no_tower_is_refused():
     with pytest.raises(ValueError, match="at least one tower is needed, but found none"):
         TaskHeads({})
+
+
+def test_one_vector_may_serve_all_towers():
+    """The same outputs and gradients as with a copy for each."""
+    torch.manual_seed(0)
+    heads = TaskHeads({"a": Tower(4, hidden=[3]), "b": Tower(4)})
+    found = []
+    for copies in (1, 2):
+        vector = torch.arange(12.0).reshape(3, 1, 4).requires_grad_()
+        heads.zero_grad()
+        outputs = heads(vector.expand(-1, copies, -1))
+        (outputs["a"].sum() + outputs["b"].square().sum()).backward()
+        found.append((outputs["a"], outputs["b"], vector.grad, [p.grad.clone() for p in heads.parameters()]))
+    for once, copied in zip(*found, strict=True):
+        torch.testing.assert_close(once, copied)

@@ -28,10 +28,10 @@ def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
     if depth == 0:
         yield from items
         return
-    ready: queue.Queue[tuple[Item | object, Exception | None]] = queue.Queue(depth)
+    ready: queue.Queue[tuple[Item | object, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def put(item: Item | object, error: Exception | None = None) -> bool:
+    def put(item: Item | object, error: BaseException | None = None) -> bool:
         while not stopped.is_set():
             try:
                 ready.put((item, error), timeout=0.1)
@@ -46,7 +46,7 @@ def ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
                 if not put(item):
                     return
             put(_END)
-        except Exception as error:  # whatever it is, it belongs to who asks for the item
+        except BaseException as error:  # whatever it is, it belongs to who asks for the item
             put(_END, error)
 
     thread = threading.Thread(target=work, name="torchrec-mtl-reader", daemon=True)

@@ -84,23 +84,34 @@ def open_file(path: str) -> Any:
 
 
 def _local(path: str, suffixes: Sequence[str]) -> list[str]:
-    if Path(path).is_file():
-        return [str(Path(path))]
-    if Path(path).is_dir():
-        return sorted(str(found) for found in Path(path).rglob("*") if found.name.endswith(tuple(suffixes)))
-    return sorted(str(Path(found)) for found in glob(path))  # noqa: PTH207  # an absolute glob too
+    matches = [path] if Path(path).exists() else glob(path, recursive=True)  # noqa: PTH207  # an absolute glob too
+    found: set[Path] = set()
+    for match in map(Path, matches):
+        inside = match.rglob("*") if match.is_dir() else []
+        found |= {each for each in inside if each.is_file() and _is_data(str(each.relative_to(match)), suffixes)}
+        found |= {match} if match.is_file() else set()
+    return sorted(map(str, found))
+
+
+def _is_data(inside: str, suffixes: Sequence[str]) -> bool:
+    """Whether a file below a directory holds rows: not what a writer keeps beside them (``_temporary``, ``.crc``)."""
+    return inside.endswith(tuple(suffixes)) and not any(part.startswith(("_", ".")) for part in inside.split("/"))
 
 
 def _remote(path: str, suffixes: Sequence[str]) -> list[str]:
     system, inside = file_system(path)
     try:
-        if system.isfile(inside):
-            found = [inside]
-        elif system.isdir(inside):
-            found = [name for name in system.find(inside) if name.endswith(tuple(suffixes))]
-        else:
-            found = system.glob(inside)
+        matches = [inside] if system.exists(inside) else system.glob(inside)
+        found = set()
+        for match in matches:
+            if system.isfile(match):
+                found.add(match)
+                continue
+            names = system.find(match)
+            found |= {name for name in names if _is_data(name.removeprefix(match).lstrip("/"), suffixes)}
     except Exception as error:  # every file system raises its own kinds: no network, no rights, no bucket
         raise ValueError(f"Cannot look for files at '{path}': {error}") from error
-    scheme = path.split("://", 1)[0]
-    return sorted(f"{scheme}://{name.removeprefix(f'{scheme}://')}" for name in found)
+    # a host stands in the address, but not in the paths of its file system: hdfs://host:port/data is /data there
+    address, within = path.rstrip("/"), inside.rstrip("/")
+    before = address.removesuffix(within) if address.endswith(within) else f"{path.split('://', 1)[0]}://"
+    return sorted(f"{before}{name}" for name in found)

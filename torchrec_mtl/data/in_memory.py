@@ -43,7 +43,7 @@ class TableSource(Source):
             if not hasattr(table, "__arrow_c_stream__"):
                 raise TypeError(f"Rows must be a pandas, Polars or Arrow frame, but found {type(table).__name__}.")
             table = pa.table(table)
-        self._check_schema(name, table.schema)
+        self._check_schemas({name: table.schema})
         if not table.num_rows:
             raise ValueError(f"No rows in {name}.")
         self.files = [name]
@@ -53,8 +53,9 @@ class TableSource(Source):
 
     def stream(self, group: RowGroup, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Gives the rows of a group, without a copy where they lie together."""
-        rows = self.table.slice(group.index * ROWS_AT_ONCE, group.rows)
-        yield from rows.select(list(self.columns if columns is None else columns)).to_batches()
+        names = list(self.columns if columns is None else columns)
+        for part in self.table.slice(group.index * ROWS_AT_ONCE, group.rows).to_batches():
+            yield self._select(part, names)
 
 
 def read_csv(paths: str | Sequence[str], converter: BatchConverter, keys: Sequence[str] = ()) -> TableSource:

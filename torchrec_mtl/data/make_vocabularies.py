@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from torchrec_mtl.data.count_values import ValueCounts, check_kind, check_limits, keep
-from torchrec_mtl.data.files import explained, find_files, open_file
+from torchrec_mtl.data.files import explained, find_files
+from torchrec_mtl.data.parquet import ROWS_AT_ONCE, open_parquet
 from torchrec_mtl.data.vocabulary import write_vocabulary
 
 
@@ -92,7 +92,7 @@ def _check_output(columns: dict[str, list[str]], output: Path, overwrite: bool) 
 def _checked(files: Sequence[str], columns: dict[str, list[str]]) -> dict[str, ValueCounts]:
     kinds: dict[str, pa.DataType] = {}
     for path in files:
-        with explained(f"{path} as Parquet"), pq.ParquetFile(open_file(path)) as file:
+        with explained(path), open_parquet(path) as file:
             schema = file.schema_arrow
         for name, names in columns.items():
             for column in names:
@@ -114,11 +114,12 @@ def _row_groups(files: Sequence[str], columns: list[str]) -> Iterator[pa.Table]:
         task = progress.add_task("row groups", total=None)
         total = 0
         for path in files:
-            with explained(f"{path} as Parquet"), pq.ParquetFile(open_file(path)) as file:
+            with explained(path), open_parquet(path) as file:
                 total += file.num_row_groups
                 progress.update(task, total=total)
                 for index in range(file.num_row_groups):
-                    yield file.read_row_group(index, columns=columns)
+                    for part in file.iter_batches(ROWS_AT_ONCE, row_groups=[index], columns=columns):
+                        yield pa.Table.from_batches([part])
                     progress.advance(task)
 
 

@@ -178,7 +178,9 @@ class _Stream:
             rows = part.slice(start - self.place, stop - start)
             parts.append(rows)
             start += rows.num_rows
-        return joined(parts)
+        block = joined(parts)
+        assert block.num_rows == sum(part.num_rows for part in parts), "a row is lost"
+        return block
 
     def _part_with(self, row: int) -> pa.RecordBatch:
         while self.part is None or row >= self.place + self.part.num_rows:

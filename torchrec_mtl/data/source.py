@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from torchrec_mtl.data.columns import is_list
 from torchrec_mtl.data.convert import BatchConverter
+from torchrec_mtl.data.unify import unified
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Source(ABC):
         self.converter = converter
         self.keys = list(keys)
         self.columns = list(dict.fromkeys([*converter.sparse_columns, *converter.numeric_columns, *keys]))
-        self.lists: set[str] = set()  # columns that hold lists in some file
+        self.lists: set[str] = set()  # columns that hold lists
+        self.types: dict[str, pa.DataType] = {}  # of each column, in every file
 
     def slow_tables(self) -> list[str]:
         """Tables that pool by mean although each of their columns holds single values, whose mean is their sum."""
@@ -85,6 +87,25 @@ class Source(ABC):
                     break
         return joined(parts)
 
+    def _check_schemas(self, schemas: dict[str, pa.Schema]) -> None:
+        for where, schema in schemas.items():
+            self._check_schema(where, schema)
+        for column in self.columns:
+            self.types[column] = unified(
+                column, {where: schema.field(column).type for where, schema in schemas.items()}
+            )
+
+    def _select(self, rows: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+        """Some columns, each in the type that it has in every file."""
+        found = [rows.column(name) for name in columns]
+        if not found:
+            return rows.select([])
+        arrays = [
+            array if array.type == self.types.get(name, array.type) else array.cast(self.types[name])
+            for name, array in zip(columns, found, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
     def _check_schema(self, where: str, schema: pa.Schema) -> None:
         for column in self.columns:
             if column not in schema.names:
@@ -100,10 +121,22 @@ class Source(ABC):
 
 
 def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """Rows of several parts as one; files may differ in the width of a type."""
+    """Rows of several parts, of one schema, as one.
+
+    Raises:
+        ValueError: If a column is too large to be one.
+    """
     if len(parts) == 1:
         return parts[0]
-    tables = [pa.Table.from_batches([part]) for part in parts]
-    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    batches = table.to_batches()
-    return batches[0] if batches else parts[0].slice(0, 0)
+    rows = sum(part.num_rows for part in parts)
+    # a column may be nullable in one file and not in another
+    table = pa.concat_tables([pa.Table.from_batches([part]) for part in parts], promote_options="default")
+    found = table.combine_chunks().to_batches()
+    if not found:
+        return parts[0].slice(0, 0)
+    if len(found) > 1:  # Arrow splits what the offsets of a list cannot count
+        raise ValueError(
+            f"{rows} rows are too many to shuffle as one block: a column holds more than 2**31 items. Set "
+            f"data.shuffle_rows to less."
+        )
+    return found[0]

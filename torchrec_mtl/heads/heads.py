@@ -57,8 +57,13 @@ class TaskHeads(nn.Module):
         return frozenset().union(*(self.sources(read) for read in link.of))
 
     def forward(self, shared: Tensor) -> dict[str, Tensor]:
-        """Maps ``[B, T, H]`` to ``{name: output}``."""
-        vectors = shared.unbind(1)  # one backward for all towers: each slice of its own would fill zeros for the rest
+        """Maps ``[B, T, H]``, or ``[B, 1, H]`` for all towers, to ``{name: output}``."""
+        if shared.shape[1] == 1:
+            vectors = [shared.squeeze(1)] * len(self.towers)
+        else:
+            vectors = list(
+                shared.unbind(1)
+            )  # one backward for all: each slice of its own would fill zeros for the rest
         outputs = {
             name: tower(vector) for name, tower, vector in zip(self.tower_names, self.towers, vectors, strict=True)
         }

@@ -10,6 +10,7 @@ operator, the weights and the optimizer's state are FBGEMM's own, and the update
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,8 +36,8 @@ def use_compiled_loop(model: nn.Module) -> int:
     """
     groups = [tables for tables in _table_groups(model) if _fits(tables)]
     for tables in groups:
-        stock, update = tables.forward, CompiledUpdate(tables)
-        tables.forward = _forward(tables, stock, update)
+        tables.compiled_update = CompiledUpdate(tables)
+        tables.__class__ = CompiledTables  # not an attribute: a copy of the model must read its own tables
     return len(groups)
 
 
@@ -130,17 +131,22 @@ class _Lookup(torch.autograd.Function):
         return None, None, None, None
 
 
-def _forward(tables: Tables, stock: Callable[..., Tensor], update: CompiledUpdate) -> Callable[..., Tensor]:
-    def forward(indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None, **others: Any) -> Tensor:
-        unusual = per_sample_weights is not None or any(value is not None for value in others.values())
+class CompiledTables(Tables):
+    """FBGEMM's module with another backward pass; what is unusual takes FBGEMM's own."""
+
+    compiled_update: CompiledUpdate
+
+    def forward(
+        self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None, *args: Any, **others: Any
+    ) -> Tensor:
+        """Looks up bags of ids, as FBGEMM's does."""
+        unusual = per_sample_weights is not None or args or any(value is not None for value in others.values())
         if unusual or not indices.numel():
-            return stock(indices, offsets, per_sample_weights, **others)
-        indices, offsets, _, _ = tables.prepare_inputs(  # checks that ids lie inside the tables
+            return super().forward(indices, offsets, per_sample_weights, *args, **others)
+        indices, offsets, _, _ = self.prepare_inputs(  # checks that ids lie inside the tables
             indices, offsets, None, None, force_cast_input_types=True, prefetch_pipeline=False
         )
-        return _Lookup.apply(tables.placeholder_autograd_tensor, update, indices, offsets)
-
-    return forward
+        return _Lookup.apply(self.placeholder_autograd_tensor, self.compiled_update, indices, offsets)
 
 
 def _table_groups(model: nn.Module) -> Iterator[Tables]:
@@ -166,6 +172,9 @@ def _fits(tables: Tables) -> bool:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "torchrec-mtl-tables")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def _together(jobs: Sequence[Callable[[], None]]) -> None:

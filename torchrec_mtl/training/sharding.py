@@ -133,10 +133,12 @@ def plan_sharding(
     """
     _check_constraints(module, constraints or {})
     if device.type == "cpu":
-        try:
-            return _plan(module, device, _fast_on_cpu(module) | dict(constraints or {}), batch_size)
-        except PlannerError:
-            pass  # a table that no rank can hold whole
+        small, whole = _fast_on_cpu(module)
+        for defaults in (whole | small, small):  # the second where a table fits on no rank whole
+            try:
+                return _plan(module, device, defaults | dict(constraints or {}), batch_size)
+            except PlannerError:
+                continue
     try:
         return _plan(module, device, constraints or {}, batch_size)
     except PlannerError as error:
@@ -164,7 +166,7 @@ def _check_constraints(module: nn.Module, constraints: Mapping[str, TableShardin
             )
 
 
-def _fast_on_cpu(module: nn.Module) -> dict[str, TableSharding]:
+def _fast_on_cpu(module: nn.Module) -> tuple[dict[str, TableSharding], dict[str, TableSharding]]:
     """Small tables replicated, others whole on one rank.
 
     TorchRec's planner knows what GPUs do. On CPU a row_wise lookup spends more on sorting ids into buckets and on
@@ -179,7 +181,7 @@ def _fast_on_cpu(module: nn.Module) -> dict[str, TableSharding]:
         for config in collection.embedding_bag_configs()
         if config.num_embeddings <= REPLICATED_ROWS
     }
-    return whole | small
+    return small, whole
 
 
 def _plan(

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 class Trunk(nn.Module, ABC):
     """Maps one shared feature vector ``[B, D]`` to one vector per task ``[B, T, H]``.
 
+    Where all tasks read the same vector, ``[B, 1, H]`` says so and spares the copies.
+
     Args:
         in_features: Width of the feature vector, ``D``.
         num_tasks: Number of towers that read the trunk, ``T``.

@@ -58,12 +58,8 @@ class TaskHeads(nn.Module):
 
     def forward(self, shared: Tensor) -> dict[str, Tensor]:
         """Maps ``[B, T, H]``, or ``[B, 1, H]`` for all towers, to ``{name: output}``."""
-        if shared.shape[1] == 1:
-            vectors = [shared.squeeze(1)] * len(self.towers)
-        else:
-            vectors = list(
-                shared.unbind(1)
-            )  # one backward for all: each slice of its own would fill zeros for the rest
+        # unbind has one backward for all towers, where each slice of its own would fill zeros for the rest
+        vectors = shared.unbind(1) if shared.shape[1] > 1 else (shared.squeeze(1),) * len(self.towers)
         outputs = {
             name: tower(vector) for name, tower, vector in zip(self.tower_names, self.towers, vectors, strict=True)
         }

@@ -39,6 +39,7 @@ def to_markdown(results: dict[str, Any]) -> str:
         parts += ["## Throughput and memory", _throughput(throughput["pairs"])]
     if memory := results.get("memory"):
         parts += ["## One large table", _memory(memory["table"])]
+        parts += ["## The reader", _streaming(memory["streaming"])]
     if curves := results.get("curves"):
         parts += ["## Growth", _curves(curves)]
     return "\n\n".join(parts) + "\n"
@@ -74,6 +75,19 @@ def _memory(table: dict[str, Any]) -> str:
     )
     header = ["stage", "peak memory, MiB", "copies of table and state beyond the imports", "seconds"]
     return caption + "\n\n" + markdown_table(header, rows)
+
+
+def _streaming(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{each['bytes'] / 1e9:.2f}",
+            f"{each['rows']:,}",
+            f"{each['rows'] / each['seconds']:,.0f}",
+            f"{each['peak'] / MIB:,.0f}",
+        ]
+        for each in found.values()
+    ]
+    return markdown_table(["GB of Parquet", "rows", "rows/s", "peak memory over the start, MiB"], rows)
 
 
 def _curves(curves: dict[str, dict[str, Any]]) -> str:

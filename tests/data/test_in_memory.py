@@ -92,3 +92,15 @@ def test_an_empty_csv_field_is_null(tmp_path):
     assert [bag.tolist() for bag in batch.sparse["shop"].to_dense()] == [[], [4], [7, 8]]
     assert batch.labels["click"].isnan().tolist() == [False, True, False]
     assert pa.types.is_integer(numbered(0, 1)["click"].type)
+
+
+def test_csv_files_agree_on_the_type_of_their_ids(tmp_path):
+    """Single ids in one file and bags in the other; numbers in one and text in the other."""
+    (tmp_path / "a.csv").write_text("shop,number,click\n4,2,0\n")
+    (tmp_path / "b.csv").write_text("shop,number,click\n7|8,3,1\n")
+    ((batch, _),) = BatchReader(read_csv(str(tmp_path), CONVERTER), 2).batches()
+    assert [bag.tolist() for bag in batch.sparse["shop"].to_dense()] == [[4], [7, 8]]
+    (tmp_path / "b.csv").write_text("shop,number,click\nseven,3,1\n")
+    text = "column 'shop' must hold integers or lists of integers, but has type string"
+    with pytest.raises(ValueError, match=text):
+        read_csv(str(tmp_path), CONVERTER)

@@ -72,7 +72,8 @@ def read_csv(paths: str | Sequence[str], converter: BatchConverter, keys: Sequen
         ValueError: If nothing is found, a file cannot be read, or its columns are not what the job reads.
     """
     files = find_files(paths, (".csv",))
-    options = pa.csv.ConvertOptions(strings_can_be_null=True)
+    text = dict.fromkeys(converter.sparse_columns, pa.string())  # ids of all files get their type together, below
+    options = pa.csv.ConvertOptions(strings_can_be_null=True, column_types=text)
     tables = []
     for path in files:
         with explained(f"{path} as CSV"):
@@ -81,16 +82,15 @@ def read_csv(paths: str | Sequence[str], converter: BatchConverter, keys: Sequen
         table = pa.concat_tables(tables, promote_options="permissive")
     for column in converter.sparse_columns:
         if column in table.schema.names and pa.types.is_string(table.schema.field(column).type):
-            table = table.set_column(table.schema.get_field_index(column), column, _lists(table[column]))
+            table = table.set_column(table.schema.get_field_index(column), column, _ids(table[column]))
     return TableSource(table, converter, keys, ", ".join(files))
 
 
-def _lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """``"3|7|9"`` to ``[3, 7, 9]`` where every item is a number, else to strings."""
-    if not any(pc.match_substring(chunk, SEPARATOR).true_count for chunk in column.chunks):
-        return column
-    lists = pc.split_pattern(column, SEPARATOR)
+def _ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """``"3|7|9"`` to ``[3, 7, 9]`` where some item has a separator; numbers if every item is one, else strings."""
+    lists = any(pc.match_substring(chunk, SEPARATOR).true_count for chunk in column.chunks)
+    values = pc.split_pattern(column, SEPARATOR) if lists else column
     try:
-        return lists.cast(pa.list_(pa.int64()))
+        return values.cast(pa.list_(pa.int64()) if lists else pa.int64())
     except pa.ArrowInvalid:
-        return lists
+        return values

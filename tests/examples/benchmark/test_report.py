@@ -34,6 +34,10 @@ def results():
         "curves": {"batch size": {**curve, "stopped": None}},
         "memory": {
             "table": {"tables": 4096 * MIB, "state": 64 * MIB, "imports": 400 * MIB, "stages": {"save": stage}},
+            "streaming": {
+                "one": {"rows": 1000, "bytes": 10**8, "seconds": 1.0, "peak": 200 * MIB},
+                "all": {"rows": 50_000, "bytes": 5 * 10**9, "seconds": 100.0, "peak": 260 * MIB},
+            },
             "import": {"median": 0.25, "min": 0.2, "max": 0.3},
         },
     }
@@ -58,6 +62,8 @@ def test_goals_are_met_missed_or_not_measured():
     assert lines["ours ≥ 6 × (c) torch-rechub, MMoE, dimension 64"] == ("left out of this run", "not measured")
     assert lines[f"peak memory of ours ≤ tables + optimizer state + 600 MiB, {w}"] == ("+ 601 MiB", "**no**")
     assert lines["save with a table of 4.00 GiB: no second copy"] == ("2.01 copies", "**no**")
+    reader = lines["the reader's memory over 5.0 GB ≤ 1.25 × that over 0.10 GB"]
+    assert reader == ("260 MiB against 200 MiB", "**no**")
     assert lines["`import torchrec_mtl` < 0.3 s over `import torchrec`"] == ("0.250 s", "yes")
 
 

@@ -37,7 +37,7 @@ def measure(options: argparse.Namespace, section: str, advance: Callable[[str], 
         groups = 2 if quick else 16
         return {
             "pairs": measure_throughput(
-                quick_pairs() if quick else pairs(), effort, options.output / "data", groups, advance
+                quick_pairs(options.dimension) if quick else pairs(), effort, options.output / "data", groups, advance
             )
         }
     if section == "curves":
@@ -113,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", type=Path, default=Path("runs/benchmark"), help="results.json, results.md, pictures"
     )
     parser.add_argument("--quick", action="store_true", help="under three minutes, to see that everything works")
+    parser.add_argument("--dimension", type=int, default=16, help="of the quick run")
     options = parser.parse_args(arguments)
     console = Console()
     results = run(options, console)

@@ -47,10 +47,10 @@ def pairs(dimensions: tuple[int, ...] = (16, 64)) -> list[Pair]:
     return [*found, Pair(TWO_RANKS, ONE_RANK, Workload())]
 
 
-def quick_pairs() -> list[Pair]:
-    """Each contender once, and both networks, at dimension 16."""
+def quick_pairs(dimension: int = 16) -> list[Pair]:
+    """Each contender once, and both networks, at one dimension."""
     chosen: dict[object, Pair] = {}
-    for pair in pairs((16,)):
+    for pair in pairs((dimension,)):
         chosen.setdefault((pair.first, pair.second if pair.workload.network == "mmoe" else pair.workload), pair)
     return [pair for pair in chosen.values() if (pair.first, pair.second) != (BFLOAT16, TORCHREC)]
 

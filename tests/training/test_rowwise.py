@@ -1,5 +1,7 @@
 """The compiled loop updates tables as FBGEMM's own kernel does."""
 
+import copy
+
 import pytest
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -158,3 +160,21 @@ def test_weighted_bags_keep_fbgemms_way():
         tables(ids, offsets, weights).backward(gradient)
     for a, b in zip(mine.split_embedding_weights(), stock.split_embedding_weights(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_changed_rate_and_a_copied_model():
+    """A schedule's rates reach the update, and a copy of a model has tables of its own."""
+    stock, mine = make_tables(), make_tables()
+    use_compiled_loop(Sharded(mine))
+    copied = copy.deepcopy(mine)
+    for tables in (stock, mine):
+        for seed, rate in enumerate((0.1, 0.5, 0.0, 0.02)):
+            tables.set_learning_rate(rate)
+            ids, offsets, gradient = make_input((0, 1, 1, 2), 40, seed)
+            tables(ids, offsets).backward(gradient)
+    assert_equal_tables(mine, stock)
+    assert_equal_tables(copied, make_tables())
+    train(copied, (0, 1, 1, 2))
+    assert_equal_tables(mine, stock)
+    train(fresh := make_tables(), (0, 1, 1, 2))
+    assert_equal_tables(copied, fresh)

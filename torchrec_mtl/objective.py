@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torchrec_mtl.balancers.balancer import Balancer
 from torchrec_mtl.balancers.fixed import FixedWeights
 from torchrec_mtl.batch import MultiTaskBatch
+from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.tasks.task import Task
 
@@ -115,8 +115,7 @@ class MultiTaskObjective(nn.Module):
         heads = model.heads
         for task in tasks:
             if task.name not in heads.names:
-                close = get_close_matches(task.name, heads.names, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else "."
+                hint = did_you_mean(task.name, heads.names)
                 raise ValueError(
                     f"Task '{task.name}' names no output. The towers and links make {list(heads.names)}{hint}"
                 )

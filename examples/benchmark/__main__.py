@@ -18,6 +18,7 @@ from examples.benchmark.goals import goal_lines
 from examples.benchmark.machine import describe
 from examples.benchmark.measure import Effort
 from examples.benchmark.memory import measure_import, measure_memory
+from examples.benchmark.memory_stage import ROW
 from examples.benchmark.plots import draw_curves, draw_throughput
 from examples.benchmark.report import GOAL_HEADER, markdown_table, to_markdown
 from examples.benchmark.streaming import measure_streaming
@@ -25,7 +26,7 @@ from examples.benchmark.throughput import OURS, measure_throughput, pairs, quick
 
 SECTIONS = ("throughput", "curves", "memory")
 QUICK_POINTS = 3  # of each curve
-GIB_ROWS = 2**30 // (4 * 64)  # rows of dimension 64 in a GiB
+GIB_ROWS = 2**30 // (4 * ROW)  # rows of the large table in a GiB
 
 
 def measure(options: argparse.Namespace, section: str, advance: Callable[[str], None]) -> Any:

@@ -3,9 +3,10 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from importlib import import_module
 from itertools import cycle
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -52,6 +53,20 @@ class Contender(ABC):
 def endless(items: list[Item]) -> Iterator[Item]:
     """The items over and over."""
     return cycle(items)
+
+
+def peer(library: str, workload: Workload, *modules: str) -> list[Any]:
+    """Modules of a peer's library, for its MMOE.
+
+    Raises:
+        NotMeasured: If the library is not installed, or the workload is not MMoE.
+    """
+    if workload.network != "mmoe":
+        raise NotMeasured("only its MMOE is measured")
+    try:
+        return [import_module(module) for module in modules]
+    except ImportError as error:
+        raise NotMeasured(f"{library} is not installed ({error})") from error
 
 
 def join_group() -> None:

@@ -1,12 +1,11 @@
 """DeepCTR-Torch as shipped: its MMOE, trained by its own ``fit`` with Adam."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from examples.benchmark.contender import POOL, Contender, NotMeasured
+from examples.benchmark.contender import POOL, Contender, peer
 from examples.benchmark.formats import padded
 from examples.benchmark.workload import Rows, Workload
 
@@ -25,13 +24,7 @@ def make_model(workload: Workload) -> Any:
     Raises:
         NotMeasured: If the library is not installed, or the workload is not MMoE.
     """
-    if workload.network != "mmoe":
-        raise NotMeasured("only its MMOE is measured")
-    try:
-        inputs = import_module("deepctr_torch.inputs")
-        models = import_module("deepctr_torch.models.multitask")
-    except ImportError as error:
-        raise NotMeasured(f"deepctr-torch is not installed ({error})") from error
+    inputs, models = peer("deepctr-torch", workload, "deepctr_torch.inputs", "deepctr_torch.models.multitask")
     dimension, longest = workload.dimension, 2 * workload.bag_mean
     features = [
         *(inputs.SparseFeat(name, rows, dimension) for name, rows in workload.single.items()),

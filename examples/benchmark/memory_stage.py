@@ -50,8 +50,7 @@ class Meter:
 
     def take(self, stage: str) -> None:
         """Notes a stage that has ended and begins the next."""
-        peak = 1024 * status()["VmHWM"]
-        self.stages[stage] = {"peak": peak, "seconds": time.perf_counter() - self.started}
+        self.stages[stage] = {"peak": peak_bytes(), "seconds": time.perf_counter() - self.started}
         self.restart()
 
 
@@ -59,6 +58,11 @@ def status(path: Path = Path("/proc/self/status")) -> dict[str, int]:
     """Memory of this process in KiB: ``VmRSS`` now, ``VmHWM`` at its peak."""
     lines = (line.split() for line in path.read_text().splitlines())
     return {line[0].rstrip(":"): int(line[1]) for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process."""
+    return 1024 * status()["VmHWM"]
 
 
 def measure(stage: str, rows: int, directory: Path, runtime: Runtime) -> dict[str, dict[str, float]]:

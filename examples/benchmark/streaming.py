@@ -13,7 +13,7 @@ from typing import Any
 
 from examples.benchmark.formats import write_parquet
 from examples.benchmark.memory import run_stage
-from examples.benchmark.memory_stage import status
+from examples.benchmark.memory_stage import peak_bytes
 from examples.benchmark.ours import SHUFFLE_ROWS, make_features, make_tasks
 from examples.benchmark.workload import Workload
 from torchrec_mtl.data import BatchConverter, BatchReader, ParquetSource
@@ -56,11 +56,11 @@ def read(folder: Path) -> dict[str, float]:
     converter = BatchConverter(make_features(workload), make_tasks(workload))
     source = ParquetSource(str(folder), converter)
     reader = BatchReader(source, workload.batch_size, seed=0, shuffle_rows=SHUFFLE_ROWS)
-    before = 1024 * status()["VmHWM"]
+    before = peak_bytes()
     started = time.perf_counter()
     rows = sum(keys.num_rows for _, keys in reader.batches())
     seconds = time.perf_counter() - started
-    return {"rows": rows, "seconds": seconds, "peak": 1024 * status()["VmHWM"] - before}
+    return {"rows": rows, "seconds": seconds, "peak": peak_bytes() - before}
 
 
 if __name__ == "__main__":

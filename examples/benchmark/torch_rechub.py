@@ -1,7 +1,6 @@
 """torch-rechub as shipped: its MMOE, trained by its own trainer with its defaults."""
 
 from collections.abc import Iterator
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.benchmark.contender import Contender, NotMeasured, endless
+from examples.benchmark.contender import Contender, endless, peer
 from examples.benchmark.formats import padded
 from examples.benchmark.workload import Rows, Workload
 
@@ -31,14 +30,8 @@ def make_trainer(workload: Workload) -> Any:
     Raises:
         NotMeasured: If the library is not installed, or the workload is not MMoE.
     """
-    if workload.network != "mmoe":
-        raise NotMeasured("only its MMOE is measured")
-    try:
-        kinds = import_module("torch_rechub.basic.features")
-        models = import_module("torch_rechub.models.multi_task")
-        trainers = import_module("torch_rechub.trainers")
-    except ImportError as error:
-        raise NotMeasured(f"torch-rechub is not installed ({error})") from error
+    modules = ("torch_rechub.basic.features", "torch_rechub.models.multi_task", "torch_rechub.trainers")
+    kinds, models, trainers = peer("torch-rechub", workload, *modules)
     dimension = workload.dimension
     features = [
         *(kinds.SparseFeature(name, rows, dimension) for name, rows in workload.single.items()),

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -36,6 +37,19 @@ def launch(ranks: int, output: Path, resume: bool, arguments: list[str], console
     command += ["--ranks", str(ranks), "--", f"--output={output}", *(["--resume"] if resume else []), *arguments]
     console.print(f"[bold]{shlex.join(command)}[/bold]", highlight=False, soft_wrap=True)
     return subprocess.run(command, env=environment, check=False).returncode
+
+
+def figures_of(ranks: int, output: Path, arguments: list[str], console: Console, job: Path = JOB) -> dict[str, Any]:
+    """Metrics of a run, which is trained first (or taken up again) where it is not there yet.
+
+    Raises:
+        SystemExit: With the job's exit code, if it fails.
+    """
+    found = output / "metrics.json"
+    if not found.exists() and (code := launch(ranks, output, True, arguments, console, job)):
+        raise SystemExit(code)
+    figures: dict[str, Any] = json.loads(found.read_text())
+    return figures
 
 
 def main(arguments: list[str] | None = None) -> int:

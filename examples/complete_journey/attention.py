@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from examples.complete_journey.__main__ import DATA, JOB, launch
+from examples.complete_journey.__main__ import DATA, JOB, figures_of
 from examples.complete_journey.prepare import prepare
 
 WITHOUT = JOB.with_name("no_sequences.yaml")
@@ -80,11 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name, found in runs.items():
             job, extra = VARIANTS[name]
             output = options.output / name.replace(", ", "_").replace(" ", "_") / f"seed_{seed}"
-            if not (output / "metrics.json").exists():
-                extra = [*common, *extra, f"--training.seed={seed}"]
-                if code := launch(options.ranks, output, resume=True, arguments=extra, console=console, job=job):
-                    return code
-            found.append(json.loads((output / "metrics.json").read_text()))
+            extra = [*common, *extra, f"--training.seed={seed}"]
+            found.append(figures_of(options.ranks, output, extra, console, job))
     console.print(collect(runs))
     return 0
 

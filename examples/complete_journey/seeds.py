@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from examples.complete_journey.__main__ import DATA, JOB, launch
+from examples.complete_journey.__main__ import DATA, JOB, figures_of
 from examples.complete_journey.prepare import prepare
 
 BASELINE = Path("runs/baseline/metrics.json")
@@ -51,11 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     runs = []
     for seed in options.seeds:
         output = options.output / options.job.stem / f"seed_{seed}"
-        if not (output / "metrics.json").exists():
-            extra = [f"--training.seed={seed}"]
-            if code := launch(options.ranks, output, resume=True, arguments=extra, console=console, job=options.job):
-                return code
-        runs.append(json.loads((output / "metrics.json").read_text()))
+        runs.append(figures_of(options.ranks, output, [f"--training.seed={seed}"], console, options.job))
     baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else None
     console.print(collect(runs, baseline))
     return 0

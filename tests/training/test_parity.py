@@ -120,16 +120,26 @@ def train_alone(optimizer, world_size=2):
     tables = [p for name, p in objective.named_parameters() if "embedding_bags" in name]
     others = [p for name, p in objective.named_parameters() if "embedding_bags" not in name]
     optimizers = [OPTIMIZERS[optimizer][1](tables), torch.optim.Adam(others, lr=0.01)]
+    steps = zip(*(rank_batches(world_size, rank) for rank in range(world_size)), strict=True)
+    return train_plainly(objective, optimizers, map(concatenated, steps))
+
+
+def train_plainly(objective, optimizers, batches):
+    """The losses of each step, and the state at the end."""
     losses = []
-    for batches in zip(*(rank_batches(world_size, rank) for rank in range(world_size)), strict=True):
-        loss, output = objective(concatenated(batches))
+    for batch in batches:
+        loss, output = objective(batch)
         for each in optimizers:
             each.zero_grad()
         loss.backward()
         for each in optimizers:
             each.step()
-        losses.append([output["loss"].item(), *(value.item() for value in output["losses"].values())])
+        losses.append(losses_of(output))
     return losses, {name: value.detach() for name, value in objective.state_dict().items()}
+
+
+def losses_of(output):
+    return [output["loss"].item(), *(value.item() for value in output["losses"].values())]
 
 
 def train_sharded(cases):
@@ -161,8 +171,7 @@ def train_case(runtime, sharding, optimizer, pipelined):
             loss.backward()
             pipeline._optimizer.step()
             outputs.append(output)
-    losses = [[o["loss"].item(), *(value.item() for value in o["losses"].values())] for o in outputs]
-    return losses, whole(model.state_dict()), len(pipeline._pipelined_modules)
+    return [losses_of(output) for output in outputs], whole(model.state_dict()), len(pipeline._pipelined_modules)
 
 
 def load_whole(state, initial):

@@ -8,7 +8,7 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from tests.ranks import run_on_ranks
-from tests.training.test_parity import assert_equal_training, load_whole, whole
+from tests.training.test_parity import assert_equal_training, load_whole, losses_of, train_plainly, whole
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective
 from torchrec_mtl.heads import ProbabilityProduct, TaskHeads, Tower
 from torchrec_mtl.sequences import (
@@ -109,16 +109,8 @@ def train_alone(per_task):
     others = [p for name, p in objective.named_parameters() if ".embeddings." not in name]
     assert len(tables) == 4
     optimizers = [RowWiseAdagrad(tables, lr=0.05, eps=1e-8), torch.optim.Adam(others, lr=0.01)]
-    losses = []
-    for parts in zip(rank_parts(0), rank_parts(1), strict=True):
-        loss, output = objective(make_batch(*parts))
-        for each in optimizers:
-            each.zero_grad()
-        loss.backward()
-        for each in optimizers:
-            each.step()
-        losses.append([output["loss"].item(), *(value.item() for value in output["losses"].values())])
-    return losses, {name: value.detach() for name, value in objective.state_dict().items()}
+    steps = zip(rank_parts(0), rank_parts(1), strict=True)
+    return train_plainly(objective, optimizers, (make_batch(*parts) for parts in steps))
 
 
 CASES = [("row_wise", False), ("row_wise", True), ("table_wise", False)]
@@ -141,8 +133,11 @@ def train_case(runtime, sharding, per_task):
     load_whole(pipeline._model.state_dict(), initial)
     iterator = iter([make_batch(parts) for parts in rank_parts(runtime.rank.index)])
     outputs = [pipeline.progress(iterator) for _ in range(STEPS)]
-    losses = [[o["loss"].item(), *(value.item() for value in o["losses"].values())] for o in outputs]
-    return losses, whole(pipeline._model.state_dict()), len(pipeline._pipelined_modules)
+    return (
+        [losses_of(output) for output in outputs],
+        whole(pipeline._model.state_dict()),
+        len(pipeline._pipelined_modules),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ class BatchConverter:
         self.labels = list(dict.fromkeys(column for task in tasks for column in task.label_columns))
         self.weights = list(dict.fromkeys(task.sample_weight for task in tasks if task.sample_weight))
         self.mappings = {feature.name: mapping_of(feature, features.table_of(feature)) for feature in features.ids}
-        self._table_rows = {feature.name: features.table_of(feature).rows for feature in features.ids}
+        self._sequence_of = {step.name: each.name for each in features.sequences for step in each.columns}
         self.funnel = funnel if labelled else None
         if funnel is not None:
             funnel.check_columns(self.labels)
@@ -74,9 +74,8 @@ class BatchConverter:
 
     def check_type(self, column: str, kind: pa.DataType) -> str | None:
         """What is wrong with a column's type, as the end of a sentence ("must hold ..."); ``None`` if nothing is."""
-        steps = {step.name: sequence.name for sequence in self.features.sequences for step in sequence.columns}
-        if column in steps and not is_list(kind):
-            return f"must hold lists, one item a step of sequence '{steps[column]}', but has type {kind}."
+        if column in self._sequence_of and not is_list(kind):
+            return f"must hold lists, one item a step of sequence '{self._sequence_of[column]}', but has type {kind}."
         wrong = self.mappings[column].check_type(kind) if column in self.mappings else None
         if wrong is None and column in self.numeric_columns and not is_numeric(kind):
             wrong = f"must hold numbers, but has type {kind}."
@@ -143,8 +142,9 @@ class BatchConverter:
             found += [(column.name, values, lengths) for column, values in zip(sequence.columns, columns, strict=True)]
         found += [(feature.name, *bags(rows.column(feature.name))) for feature in self.features.beside_sequences]
         keys = [name for name, _, _ in found]
+        mapped = [(self.mappings[name], items) for name, items, _ in found]
         different, places = zip(
-            *(distinct(self.mappings[name](i), self._table_rows[name]) for name, i, _ in found), strict=True
+            *(distinct(rows_of(items), rows_of.table.rows) for rows_of, items in mapped), strict=True
         )
         counts = [np.zeros(rows.num_rows, np.int32) for _ in keys]
         for count, ids in zip(counts, different, strict=True):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from functools import cached_property
 
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 
 from torchrec_mtl.data.feature import DenseFeature, SparseFeature
 from torchrec_mtl.data.sequence import BehaviourSequence
 from torchrec_mtl.data.table import Table
+from torchrec_mtl.hints import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Features:
         declared = {table.name for table in self.tables}
         for feature in self.ids:
             if feature.table_name not in declared:
-                hint = _hint(feature.table_name, declared)
+                hint = did_you_mean(feature.table_name, declared)
                 raise ValueError(
                     f"Feature '{feature.name}': table '{feature.table_name}' is not declared. "
                     f"Found {sorted(declared)}{hint}"
@@ -87,7 +88,7 @@ class Features:
                 if name not in names:
                     raise ValueError(
                         f"Sequence '{sequence.name}' reads '{name}' of the impression, which is no sparse feature. "
-                        f"Found {names}{_hint(name, names)}"
+                        f"Found {names}{did_you_mean(name, names)}"
                     )
         tables = [table for table in self.tables if table.name in self.sequence_tables]
         dimensions = {table.name: table.dimension for table in tables}
@@ -133,22 +134,22 @@ class Features:
         """The table that holds a feature."""
         return next(table for table in self.tables if table.name == feature.table_name)
 
-    @property
+    @cached_property
     def ids(self) -> list[SparseFeature]:
         """Every column of ids: of the impression, and of its sequences."""
         return [*self.sparse, *(column for sequence in self.sequences for column in sequence.columns)]
 
-    @property
+    @cached_property
     def sequence_tables(self) -> set[str]:
         """Names of the tables that sequences read."""
         return {column.table_name for sequence in self.sequences for column in sequence.columns}
 
-    @property
+    @cached_property
     def pooled(self) -> list[SparseFeature]:
         """Features of the impression that are looked up as bags."""
         return [feature for feature in self.sparse if feature.table_name not in self.sequence_tables]
 
-    @property
+    @cached_property
     def beside_sequences(self) -> list[SparseFeature]:
         """Features of the impression that share a table with a sequence."""
         return [feature for feature in self.sparse if feature.table_name in self.sequence_tables]
@@ -185,8 +186,3 @@ class Features:
             for table in self.tables
             if table.name in self.sequence_tables
         ]
-
-
-def _hint(name: str, known: Sequence[str] | set[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else "."

@@ -11,9 +11,8 @@ import pyarrow.csv
 
 from torchrec_mtl.data.convert import BatchConverter
 from torchrec_mtl.data.files import explained, find_files, open_file
-from torchrec_mtl.data.source import RowGroup, Source
+from torchrec_mtl.data.source import ROWS_AT_ONCE, RowGroup, Source
 
-ROWS_AT_ONCE = 16_384
 SEPARATOR = "|"
 
 

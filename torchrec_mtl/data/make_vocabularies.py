@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +14,8 @@ from rich.table import Table
 
 from torchrec_mtl.data.count_values import ValueCounts, check_kind, check_limits, keep
 from torchrec_mtl.data.files import explained, find_files
-from torchrec_mtl.data.parquet import ROWS_AT_ONCE, open_parquet
+from torchrec_mtl.data.parquet import open_parquet
+from torchrec_mtl.data.source import ROWS_AT_ONCE, require_columns
 from torchrec_mtl.data.vocabulary import write_vocabulary
 
 
@@ -65,10 +65,10 @@ def make_vocabularies(
     _check_output(columns, output, overwrite)
     files = find_files(rows)
     counts = _checked(files, columns)
-    for table in _row_groups(files, sorted({column for names in columns.values() for column in names})):
+    for part in _parts(files, sorted({column for names in columns.values() for column in names})):
         for name, names in columns.items():
             for column in names:
-                counts[name].add(table[column])
+                counts[name].add(part.column(column))
     totals = {name: counted.total() for name, counted in counts.items()}
     kept = {name: _kept(name, total, min_count, max_size) for name, total in totals.items()}
     for name, values in kept.items():
@@ -95,11 +95,8 @@ def _checked(files: Sequence[str], columns: dict[str, list[str]]) -> dict[str, V
         with explained(path), open_parquet(path) as file:
             schema = file.schema_arrow
         for name, names in columns.items():
+            require_columns(path, schema, names)
             for column in names:
-                if column not in schema.names:
-                    close = get_close_matches(column, schema.names, n=1)
-                    hint = f"; did you mean '{close[0]}'?" if close else "."
-                    raise ValueError(f"{path}: column '{column}' is missing. Found {schema.names}{hint}")
                 try:
                     kinds[name] = check_kind(schema.field(column), kinds.get(name))
                 except ValueError as error:
@@ -107,7 +104,7 @@ def _checked(files: Sequence[str], columns: dict[str, list[str]]) -> dict[str, V
     return {name: ValueCounts(kind) for name, kind in kinds.items()}
 
 
-def _row_groups(files: Sequence[str], columns: list[str]) -> Iterator[pa.Table]:
+def _parts(files: Sequence[str], columns: list[str]) -> Iterator[pa.RecordBatch]:
     console = Console()
     shown = (TextColumn("row groups"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
@@ -118,8 +115,7 @@ def _row_groups(files: Sequence[str], columns: list[str]) -> Iterator[pa.Table]:
                 total += file.num_row_groups
                 progress.update(task, total=total)
                 for index in range(file.num_row_groups):
-                    for part in file.iter_batches(ROWS_AT_ONCE, row_groups=[index], columns=columns):
-                        yield pa.Table.from_batches([part])
+                    yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[index], columns=columns)
                     progress.advance(task)
 
 

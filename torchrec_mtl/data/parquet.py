@@ -11,9 +11,7 @@ import pyarrow.parquet as pq
 
 from torchrec_mtl.data.convert import BatchConverter
 from torchrec_mtl.data.files import explained, find_files, is_address, open_file
-from torchrec_mtl.data.source import RowGroup, Source
-
-ROWS_AT_ONCE = 16_384
+from torchrec_mtl.data.source import ROWS_AT_ONCE, RowGroup, Source
 
 
 class ParquetSource(Source):
@@ -72,10 +70,9 @@ class ParquetSource(Source):
         """Least and greatest id of integer columns, from the statistics in the footer."""
         names, bounds = self.converter.sparse_columns, {}
         statistics = self._footers[group.path].row_group(group.index)
-        places = {statistics.column(i).path_in_schema: i for i in range(statistics.num_columns)}
-        for path, i in places.items():
+        for column in map(statistics.column, range(statistics.num_columns)):
+            path, found = column.path_in_schema, column.statistics
             name = path if path in names else path.split(".list.")[0]  # a list's items lie at <name>.list.<item>
-            found = statistics.column(i).statistics
             if name in names and found is not None and found.has_min_max and isinstance(found.min, int):
                 bounds[name] = (found.min, found.max)
         return bounds

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import pyarrow as pa
 
 from torchrec_mtl.data.columns import is_list
 from torchrec_mtl.data.convert import BatchConverter
 from torchrec_mtl.data.unify import unified
+from torchrec_mtl.hints import did_you_mean
+
+ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,12 @@ class Source(ABC):
         self.converter = converter
         self.keys = list(keys)
         self.columns = list(dict.fromkeys([*converter.sparse_columns, *converter.numeric_columns, *keys]))
-        self.lists: set[str] = set()  # columns that hold lists
         self.types: dict[str, pa.DataType] = {}  # of each column, in every file
 
     def slow_tables(self) -> list[str]:
         """Tables that pool by mean although each of their columns holds single values, whose mean is their sum."""
         features = self.converter.features
-        bags = {feature.table_name for feature in features.sparse if feature.name in self.lists}
+        bags = {feature.table_name for feature in features.sparse if is_list(self.types[feature.name])}
         return [table.name for table in features.tables if table.pooling == "mean" and table.name not in bags]
 
     @property
@@ -107,17 +108,22 @@ class Source(ABC):
         return pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
     def _check_schema(self, where: str, schema: pa.Schema) -> None:
-        for column in self.columns:
-            if column not in schema.names:
-                close = get_close_matches(column, schema.names, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else "."
-                raise ValueError(f"{where}: column '{column}' is missing. Found {schema.names}{hint}")
+        require_columns(where, schema, self.columns)
         for column in [*self.converter.sparse_columns, *self.converter.numeric_columns]:
-            kind = schema.field(column).type
-            if wrong := self.converter.check_type(column, kind):
+            if wrong := self.converter.check_type(column, schema.field(column).type):
                 raise ValueError(f"{where}: column '{column}' {wrong}")
-            if is_list(kind):
-                self.lists.add(column)
+
+
+def require_columns(where: str, schema: pa.Schema, columns: Iterable[str]) -> None:
+    """Checks that a file has the columns that are read.
+
+    Raises:
+        ValueError: If one is missing; the text names the file, the column and what may have been meant.
+    """
+    for column in columns:
+        if column not in schema.names:
+            hint = did_you_mean(column, schema.names)
+            raise ValueError(f"{where}: column '{column}' is missing. Found {schema.names}{hint}")
 
 
 def joined(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

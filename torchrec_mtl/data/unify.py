@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from torchrec_mtl.data.columns import is_list
+
 
 def unified(column: str, found: dict[str, pa.DataType]) -> pa.DataType:
     """The type into which a column of every file is read.
@@ -39,7 +41,7 @@ def plain(kind: pa.DataType) -> pa.DataType:
     """A type without dictionaries and views, and with room for more than 2 GiB of text."""
     if kinds.is_dictionary(kind):
         return plain(kind.value_type)
-    if _is_list(kind):
+    if is_list(kind):
         make = pa.large_list if kinds.is_large_list(kind) else pa.list_
         return make(plain(kind.value_type))
     if kinds.is_string(kind) or kinds.is_string_view(kind):
@@ -53,14 +55,10 @@ def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """The type that holds both, ``None`` if there is none."""
     if one == other:
         return one
-    if _is_list(one) and _is_list(other):
+    if is_list(one) and is_list(other):
         item = _wider(one.value_type, other.value_type)
         return None if item is None else pa.large_list(item)
     return next((wide for wide, narrow in _WIDE.items() if all(narrow(kind) for kind in (one, other))), None)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return kinds.is_list(kind) or kinds.is_large_list(kind)
 
 
 def _is_whole(kind: pa.DataType) -> bool:

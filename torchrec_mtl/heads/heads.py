@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from torch import Tensor, nn
 
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.link import Link
+from torchrec_mtl.hints import did_you_mean
 
 
 class TaskHeads(nn.Module):
@@ -72,8 +72,7 @@ class TaskHeads(nn.Module):
             raise ValueError(f"Link '{link.name}': the name is taken. Outputs so far: {list(self.names)}.")
         for read in link.of:
             if read not in self.names:
-                close = get_close_matches(read, self.names, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else " (links are made in the order given)."
+                hint = did_you_mean(read, self.names, otherwise=" (links are made in the order given).")
                 raise ValueError(
                     f"Link '{link.name}' reads '{read}', which no tower or earlier link makes. "
                     f"Found {list(self.names)}{hint}"

@@ -12,6 +12,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from torchrec_mtl.sequences.attention import JaggedSequence, SequenceAttention
+from torchrec_mtl.sequences.jagged import row_sums
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _summed(bags: JaggedTensor) -> Tensor:
     """Sum of each row's embeddings: ``[V, d]`` to ``[B, d]``."""
     rows = torch.arange(len(bags.lengths()), device=bags.values().device)
     owner = rows.repeat_interleave(bags.lengths(), output_size=len(bags.values()))
-    return bags.values().new_zeros(len(rows), bags.values().shape[1]).index_add(0, owner, bags.values())
+    return row_sums(bags.values(), owner, len(rows)).to(bags.values().dtype)
 
 
 def _check_keys(sequences: Mapping[str, SequenceBlock], dimension: Mapping[str, int]) -> None:

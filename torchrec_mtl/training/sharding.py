@@ -17,6 +17,7 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from torchrec_mtl.managed import managed_tables
@@ -98,7 +99,7 @@ def sharders() -> list[ModuleSharder[nn.Module]]:
 
 def tables_of(module: nn.Module) -> list[str]:
     """Names of all embedding tables below a module that is not sharded yet."""
-    return [*_bag_tables(module), *sequence_tables(module)]
+    return [*(config.name for config in _bag_configs(module)), *sequence_tables(module)]
 
 
 def sequence_tables(module: nn.Module) -> list[str]:
@@ -107,9 +108,9 @@ def sequence_tables(module: nn.Module) -> list[str]:
     return [config.name for collection in collections for config in collection.embedding_configs()]
 
 
-def _bag_tables(module: nn.Module) -> list[str]:
+def _bag_configs(module: nn.Module) -> list[EmbeddingBagConfig]:
     collections = (child for child in module.modules() if isinstance(child, EmbeddingBagCollection))
-    return [config.name for collection in collections for config in collection.embedding_bag_configs()]
+    return [config for collection in collections for config in collection.embedding_bag_configs()]
 
 
 def plan_sharding(
@@ -176,9 +177,7 @@ def _fast_on_cpu(module: nn.Module) -> tuple[dict[str, TableSharding], dict[str,
     whole = {table: TableSharding(["table_wise"]) for table in tables_of(module)}
     small = {
         config.name: TableSharding(["data_parallel"])
-        for collection in module.modules()
-        if isinstance(collection, EmbeddingBagCollection)
-        for config in collection.embedding_bag_configs()
+        for config in _bag_configs(module)
         if config.num_embeddings <= REPLICATED_ROWS
     }
     return small, whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,6 +22,14 @@ class DenseEncoder(nn.Module, ABC):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
+
+    @property
+    def sources(self) -> Sequence[int]:
+        """For each encoded column the dense feature that it comes from; empty where it comes from several.
+
+        With it, a job can name single dense features for some towers only.
+        """
+        return ()
 
     @abstractmethod
     def fit(self, sample: np.ndarray) -> None:
@@ -74,6 +83,11 @@ class QuantileEncoder(DenseEncoder):
         self.register_buffer("deviation", torch.ones(in_features))
         self.register_buffer("knots", torch.linspace(-1, 1, quantiles).repeat(in_features, 1))  # [F, Q], ascending
         self.register_buffer("places", torch.linspace(-1, 1, quantiles).repeat(in_features, 1))  # [F, Q], q at each
+
+    @property
+    def sources(self) -> Sequence[int]:
+        """All features, twice."""
+        return [*range(self.in_features)] * 2
 
     def fit(self, sample: np.ndarray) -> None:
         """Takes mean, deviation and quantiles from rows ``[N, F]``."""

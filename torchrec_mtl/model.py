@@ -9,9 +9,11 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec_mtl.batch import MultiTaskBatch
 from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.heads import TaskHeads
+from torchrec_mtl.layout import ALL_SHARED, TaskFeatures
 from torchrec_mtl.managed import ManagedEmbeddings
 from torchrec_mtl.sequences.encoder import SequenceEncoder
 from torchrec_mtl.trunks.trunk import Trunk
+from torchrec_mtl.vector import FeatureVector, dense_columns, feature_vector
 
 
 class MultiTaskModel(nn.Module):
@@ -24,18 +26,21 @@ class MultiTaskModel(nn.Module):
         embeddings: Embedding bags, sharded or not; ``D_e`` is the sum of ``embedding_dim`` over all features. ``None``
             where ``sequences`` holds every table.
         trunk: Reads ``[dense | pooled embeddings | sequences]``: ``in_features`` is ``F + D_e``, or ``D_f + D_e`` with
-            an encoder, plus ``sequences.out_features``.
-        heads: As many towers as the trunk has tasks; each reads the trunk's vector of its task, and after it
-            ``sequences.task_features`` more where sequences have a block a tower.
+            an encoder, plus ``sequences.out_features``, less what some towers alone read. The pooled embeddings stand
+            in the order of the collection, whatever the sharding.
+        heads: As many towers as the trunk has tasks; each reads the trunk's vector of its task, after it
+            ``sequences.task_features`` more where sequences have a block a tower, and then its features of
+            ``task_features.only``.
         dense: Encodes the dense features, ``[B, F] -> [B, D_f]``; by default they are read as they are.
         sequences: Reads ``batch.sequences``.
+        task_features: Which features tasks do not share.
 
     Shapes:
         batch: dense ``[B, F]``; returns ``{name: [B] or [B, K]}``.
 
     Raises:
-        ValueError: If the widths or numbers of trunk, towers and sequences do not fit each other, or no embeddings are
-            given.
+        ValueError: If the widths or numbers of trunk, towers and sequences do not fit each other, no embeddings are
+            given, or a feature or tower that is named is not there.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class MultiTaskModel(nn.Module):
         heads: TaskHeads,
         dense: DenseEncoder | None = None,
         sequences: SequenceEncoder | None = None,
+        task_features: TaskFeatures = ALL_SHARED,
     ) -> None:
         super().__init__()
         if embeddings is None and sequences is None:
@@ -54,11 +60,13 @@ class MultiTaskModel(nn.Module):
         self.trunk = trunk
         self.heads = heads
         self.sequences = sequences
-        self._check_trunk(dense)
+        self._check_tasks()
+        self.vector = self._vector(dense, task_features)
         self._check_towers()
+        trunk.arrange(self.vector.layout)
         trunk.bind(dict(zip(heads.tower_names, heads.towers, strict=True)))
 
-    def _check_trunk(self, dense: DenseEncoder | None) -> None:
+    def _check_tasks(self) -> None:
         towers, trunk, sequences = self.heads.tower_names, self.trunk, self.sequences
         for what, number in (
             ("towers", len(towers)),
@@ -69,27 +77,39 @@ class MultiTaskModel(nn.Module):
                     f"The trunk makes vectors for {trunk.num_tasks} tasks, but there are {number} {what}: "
                     f"{list(towers)}. Build the trunk with num_tasks={number}."
                 )
-        configs = [] if self.embeddings is None else self.embeddings.embedding_bag_configs()
-        width = sum(config.embedding_dim * len(config.feature_names) for config in configs)
-        width += 0 if sequences is None else sequences.out_features
-        if trunk.in_features < width:
+
+    def _vector(self, encoder: DenseEncoder | None, task_features: TaskFeatures) -> FeatureVector:
+        """The vector, once the trunk is known to read as many features as it has."""
+        reads, towers = self.trunk.in_features, self.heads.tower_names
+        dense = dense_columns(encoder, task_features)
+        vector = feature_vector(0 if dense is None else dense, self.embeddings, self.sequences, towers, task_features)
+        encoded = len(vector.layout.columns.get("dense", ()))
+        width = vector.out_features - encoded
+        if reads < width:
             raise ValueError(
-                f"The trunk reads {trunk.in_features} features, but the embeddings alone are {width} wide. "
+                f"The trunk reads {reads} features, but the embeddings alone are {width} wide. "
                 f"Build the trunk with in_features = {width} + the number of dense features."
             )
-        if dense is not None and trunk.in_features != dense.out_features + width:
+        if dense is None:  # whatever else the trunk reads is dense
+            return feature_vector(reads - width, self.embeddings, self.sequences, towers, task_features)
+        if reads != vector.out_features:
+            what = f"there are {encoded} dense features" if encoder is None else f"the dense encoder makes {encoded}"
             raise ValueError(
-                f"The trunk reads {trunk.in_features} features, but the dense encoder makes {dense.out_features} and "
-                f"the embeddings {width}. Build the trunk with in_features={dense.out_features + width}."
+                f"The trunk reads {reads} features, but {what} and the embeddings {width}. Build the trunk with "
+                f"in_features={vector.out_features}."
             )
+        return vector
 
     def _check_towers(self) -> None:
         extra = 0 if self.sequences is None else self.sequences.task_features
-        made = self.trunk.out_features + extra
         for name, head in zip(self.heads.tower_names, self.heads.towers, strict=True):
+            alone = self.vector.tower_features[name]
+            made = self.trunk.out_features + extra + alone
             reads = getattr(head, "in_features", made)  # a head of one's own need not say
             if reads != made:
-                also = f" and its sequences {extra}" if extra else ""
+                also = (f" and its sequences {extra}" if extra else "") + (
+                    f", and {alone} features are for this tower alone" if alone else ""
+                )
                 raise ValueError(
                     f"Tower '{name}' reads {reads} features, but the trunk makes {self.trunk.out_features} for each "
                     f"task{also}. Build the tower with in_features={made}."
@@ -97,15 +117,16 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, batch: MultiTaskBatch) -> dict[str, Tensor]:
         """Maps a batch to ``{name: output}``."""
-        parts = [self.dense(batch.dense)]
-        pooled = None
+        dense, pooled = self.dense(batch.dense), None
         if self.embeddings is not None:  # what is asked here is fixed when the model is built, so it can be traced
-            pooled = self.embeddings(batch.sparse)
-            parts.append(pooled.values())  # [B, D_e]
+            pooled = self.embeddings(batch.sparse)  # values [B, D_e]
         if self.sequences is None:
-            return self.heads(self.trunk(torch.cat(parts, dim=1)))
-        read = self.sequences(batch.sequences, pooled, batch.places)
-        shared = self.trunk(torch.cat([*parts, read[0]], dim=1))  # [B, T, H]
-        if self.sequences.task_features:
-            shared = torch.cat([shared.expand(-1, self.trunk.num_tasks, -1), read[1]], dim=2)  # [B, T, H + S]
-        return self.heads(shared)
+            vector = self.vector(dense, pooled)  # [B, D], and what some towers alone read
+            made = self.trunk(vector[0])  # [B, T, H]
+        else:
+            read = self.sequences(batch.sequences, pooled, batch.places)
+            vector = self.vector(dense, pooled, read[0])
+            made = self.trunk(vector[0])
+            if self.sequences.task_features:
+                made = torch.cat([made.expand(-1, self.trunk.num_tasks, -1), read[1]], dim=2)  # [B, T, H + S]
+        return self.heads(made, vector[1]) if self.vector.splits else self.heads(made)

@@ -97,7 +97,9 @@ def _check_widths(model: MultiTaskModel, tasks: Sequence[Task]) -> None:
     try:
         with torch.no_grad():
             row = torch.zeros(1, len(heads.tower_names), width, device=first.device, dtype=first.dtype)
-            outputs = heads.tower_outputs(row)
+            outputs = heads.tower_outputs(
+                row, [row.new_zeros(1, more) for more in model.vector.tower_features.values()]
+            )
             for task in tasks:
                 if task.name in outputs:  # before links read what may be too narrow for its task
                     check_width(task, outputs[task.name])

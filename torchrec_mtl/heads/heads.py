@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
+import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.heads.head import Head
@@ -82,14 +83,22 @@ class TaskHeads(nn.Module):
         assert isinstance(link, Link)
         return frozenset().union(*(self.trained(read) for read in link.trained(stopped)))
 
-    def forward(self, shared: Tensor) -> dict[str, Tensor]:
-        """Maps ``[B, T, H]``, or ``[B, 1, H]`` for all towers, to ``{name: output}``."""
-        return self._linked(self.tower_outputs(shared))
+    def forward(self, shared: Tensor, alone: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+        """Maps ``[B, T, H]``, or ``[B, 1, H]`` for all towers, to ``{name: output}``.
 
-    def tower_outputs(self, shared: Tensor) -> dict[str, Tensor]:
+        Args:
+            shared: What the trunk gives to the towers.
+            alone: What each tower reads behind it and no other does, if any: ``T`` of ``[B, any width]``.
+        """
+        return self._linked(self.tower_outputs(shared, alone))
+
+    def tower_outputs(self, shared: Tensor, alone: Sequence[Tensor] = ()) -> dict[str, Tensor]:
         """The towers' part of :meth:`forward`."""
         # unbind has one backward for all towers, where each slice of its own would fill zeros for the rest
         vectors = shared.unbind(1) if shared.shape[1] > 1 else (shared.squeeze(1),) * len(self.towers)
+        if alone:
+            pairs = zip(vectors, alone, strict=True)
+            vectors = tuple(torch.cat([vector, own], dim=1) if own.shape[1] else vector for vector, own in pairs)
         outputs = {
             name: tower(vector) for name, tower, vector in zip(self.tower_names, self.towers, vectors, strict=True)
         }

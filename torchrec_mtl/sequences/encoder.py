@@ -104,6 +104,11 @@ class SequenceEncoder(nn.Module):
         return self.attend.out_features
 
     @property
+    def widths(self) -> dict[str, int]:
+        """``{feature of the candidate, or sequence: width}`` of what joins the features that the trunk reads."""
+        return self.attend.widths
+
+    @property
     def task_features(self) -> int:
         """Width of what joins the trunk's vector of each task."""
         return self.attend.task_features
@@ -141,9 +146,14 @@ class _Attend(nn.Module):
             raise ValueError(f"Sequences with a block a tower must agree on the number of towers, but found {towers}.")
         self.num_tasks = next(iter(towers), None)
         self.task_features = sum(block.blocks[0].out_features for block in sequences.values() if not block.shared)
-        self.out_features = sum(dimension[key] for key in self.singles) + sum(
-            block.blocks[0].out_features for block in sequences.values() if block.shared
-        )
+        widths = [(key, dimension[key]) for key in self.singles]
+        widths += [(name, sequences[name].blocks[0].out_features) for name in self.shared_names]
+        self.widths = dict(widths)
+        if both := sorted(set(self.singles) & set(self.shared_names)):
+            raise ValueError(
+                f"{both} are names of sequences and of features that share their tables. Rename the former."
+            )
+        self.out_features = sum(width for _, width in widths)
 
     def forward(
         self, embedded: dict[str, JaggedTensor], pooled: KeyedTensor | None, places: KeyedJaggedTensor | None

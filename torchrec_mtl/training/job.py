@@ -20,6 +20,7 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
+from torchrec_mtl.layout import TaskFeatures
 from torchrec_mtl.managed import embedding_bags
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
@@ -30,6 +31,7 @@ from torchrec_mtl.training.schedule import Schedule
 from torchrec_mtl.training.sequences import sequence_encoder
 from torchrec_mtl.training.sharding import TableSharding
 from torchrec_mtl.trunks.trunk import Trunk
+from torchrec_mtl.vector import dense_columns, feature_vector
 
 
 @dataclass
@@ -171,9 +173,12 @@ class Job:
         embeddings = embedding_bags(features, meta)
         dense = None if network.dense is None else network.dense(len(features.dense))
         sequences = sequence_encoder(features, network.attention, network.attention_per_task, len(network.towers))
-        width = features.width if dense is None else dense.out_features + features.embedding_width
-        trunk = network.trunk(width + (sequences.out_features if sequences else 0), len(network.towers))
+        task_features = TaskFeatures(dense=[feature.name for feature in features.dense])
+        columns = dense_columns(dense, task_features) or 0
+        vector = feature_vector(columns, embeddings, sequences, list(network.towers), task_features)
+        trunk = network.trunk(vector.out_features, len(network.towers))
         reads = trunk.out_features + (sequences.task_features if sequences else 0)
-        towers = {name: tower(reads) for name, tower in network.towers.items()}
-        model = MultiTaskModel(embeddings, trunk, TaskHeads(towers, network.links), dense, sequences)
+        towers = {name: tower(reads + vector.tower_features[name]) for name, tower in network.towers.items()}
+        heads = TaskHeads(towers, network.links)
+        model = MultiTaskModel(embeddings, trunk, heads, dense, sequences, task_features)
         return MultiTaskObjective(model, self.tasks, self.balancer, self.data.sampling)

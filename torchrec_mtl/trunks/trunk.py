@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from torchrec_mtl.layout import Layout
+
 if TYPE_CHECKING:
     from torchrec_mtl.tasks.task import Task
 
@@ -38,6 +40,21 @@ class Trunk(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""
+
+    def arrange(self, layout: Layout) -> None:
+        """Tells the trunk where each feature stands in its input, once the model is put together.
+
+        Most read the vector as a whole. Those that override it call it before they look at their features' columns.
+
+        Raises:
+            ValueError: If a feature is missing that the trunk asks for by name, or towers have tables of their own,
+                which this trunk would mix.
+        """
+        if layout.own:
+            raise ValueError(
+                f"{type(self).__name__} mixes all features, so every task would train the tables that are declared as "
+                f"own ones of {list(layout.own)}. Take a trunk that keeps them apart, such as STEM, or leave them out."
+            )
 
     def bind(self, towers: Mapping[str, nn.Module]) -> None:  # most have no use for it
         """Shows the trunk the towers that read its vectors, in their order, once the model is put together.

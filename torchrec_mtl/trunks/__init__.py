@@ -9,6 +9,7 @@ from torchrec_mtl.trunks.dbmtl import DBMTL
 from torchrec_mtl.trunks.htlnet import HTLNet
 from torchrec_mtl.trunks.mmoe import MMoE
 from torchrec_mtl.trunks.omoe import OMoE
+from torchrec_mtl.trunks.pepnet import PEPNet
 from torchrec_mtl.trunks.ple import CGC, PLE
 from torchrec_mtl.trunks.separate import Separate
 from torchrec_mtl.trunks.sequential import SequentialTrunk
@@ -27,6 +28,7 @@ __all__ = [
     "PLE",
     "AdaTT",
     "CrossStitch",
+    "PEPNet",
     "SequentialTrunk",
     "AITM",
     "DBMTL",

@@ -28,6 +28,8 @@ class Trunk(nn.Module, ABC):
         ValueError: If a size is not positive.
     """
 
+    keeps_tables_apart = False  # whether no task's gradient reaches features that the layout calls another task's own
+
     def __init__(self, in_features: int, num_tasks: int, out_features: int) -> None:
         super().__init__()
         sizes = {"in_features": in_features, "num_tasks": num_tasks, "out_features": out_features}
@@ -44,16 +46,19 @@ class Trunk(nn.Module, ABC):
     def arrange(self, layout: Layout) -> None:
         """Tells the trunk where each feature stands in its input, once the model is put together.
 
-        Most read the vector as a whole. Those that override it call it before they look at their features' columns.
+        Most read the vector as a whole. Those that override it call it first.
 
         Raises:
-            ValueError: If a feature is missing that the trunk asks for by name, or towers have tables of their own,
-                which this trunk would mix.
+            ValueError: If the layout has another width, a feature is missing that the trunk asks for by name, or towers
+                have tables of their own, which the trunk would mix.
         """
-        if layout.own:
+        name = type(self).__name__
+        if layout.width != self.in_features:
+            raise ValueError(f"{name} reads {self.in_features} features, but the layout has {layout.width}.")
+        if layout.own and not self.keeps_tables_apart:
             raise ValueError(
-                f"{type(self).__name__} mixes all features, so every task would train the tables that are declared as "
-                f"own ones of {list(layout.own)}. Take a trunk that keeps them apart, such as STEM, or leave them out."
+                f"{name} mixes all features, so every task would train the tables that are declared as own ones of "
+                f"{list(layout.own)}. Take a trunk that keeps them apart, such as STEM, or leave them out."
             )
 
     def bind(self, towers: Mapping[str, nn.Module]) -> None:  # most have no use for it

@@ -1,0 +1,132 @@
+"""A network for each task whose features and hidden units prior information scales, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchrec_mtl.experts import Experts
+from torchrec_mtl.layout import Layout
+from torchrec_mtl.mlp import PLAIN, LayerOptions
+from torchrec_mtl.trunks.levels import check_layers
+from torchrec_mtl.trunks.trunk import Trunk
+
+
+class PEPNet(Trunk):
+    r"""Parameter and embedding personalised network.
+
+    .. math::
+        g(z) &= 2\,\sigma(W' \mathrm{relu}(W z + b) + b') \\
+        e &= g_0([x_d \mid \mathrm{sg}(x_{\bar d})]) \odot x \\
+        h_t^l &= g_t^l([x_p \mid \mathrm{sg}(e_{\bar p})]) \odot f_t^l(h_t^{l-1}), \qquad h_t^0 = e
+
+    where :math:`x_d` are the features that tell the domain (the page, the channel), :math:`x_p` the personal prior (who
+    the user is, which item, which author), :math:`x_{\bar d}` and :math:`e_{\bar p}` all others, ``sg`` stops the
+    gradient, and :math:`f_t^l` is a layer of task t. EPNet is the second line, PPNet the third. Gates start near 1.
+
+    Args:
+        in_features: Width of the feature vector, ``D``.
+        num_tasks: Number of towers, ``T``.
+        layers: Widths of each task's layers; the last is ``H``.
+        domain: Names of the features :math:`x_d`: sparse features, dense columns, sequences, or "dense" for all dense
+            columns. By default all features, and no gradient is stopped.
+        prior: Names of the features :math:`x_p`; by default all.
+        gate_hidden: Width of each gate's hidden layer.
+        options: Normalisation, activation and dropout of each task's layers, before the gate.
+
+    Shapes:
+        features: ``[B, D]``; returns ``[B, T, H]``.
+
+    Raises:
+        ValueError: If there is no layer, a size is not positive or a list of names is empty; by ``arrange``, if a name
+            is unknown; on use, if names were given and ``arrange`` was not called.
+
+    Source: Chang et al., PEPNet: Parameter and Embedding Personalized Network for Infusing with Personalized Prior
+    Information, KDD 2023 (arXiv 2302.01115). Deliberate differences: the domain's own features are scaled too, and so
+    reach the tasks' layers; a gate reads each feature once, where the paper's PPNet reads the prior both as it is and
+    scaled; the prior's embeddings are those of the vector, without tables of their own (declare a second feature of
+    the column for that). As in the paper one gate serves all tasks of a layer, with outputs of its own for each.
+
+    Example::
+
+        trunk = PEPNet(in_features=8, num_tasks=2, layers=[32, 16], domain=["channel"], prior=["user", "shop"])
+        trunk.arrange(Layout({"channel": (0, 1), "user": (2, 3), "shop": (4, 5, 6, 7)}))  # as MultiTaskModel does
+        trunk(torch.randn(4, 8)).shape  # torch.Size([4, 2, 16])
+    """
+
+    is_domain: Tensor
+    is_prior: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_tasks: int,
+        *,
+        layers: Sequence[int] = (256, 128),
+        domain: Sequence[str] | None = None,
+        prior: Sequence[str] | None = None,
+        gate_hidden: int = 64,
+        options: LayerOptions = PLAIN,
+    ) -> None:
+        check_layers("PEPNet", layers)
+        if gate_hidden < 1:
+            raise ValueError(f"PEPNet: gate_hidden must be at least 1, but found {gate_hidden}.")
+        self.names = {"domain": domain, "prior": prior}
+        for what, names in self.names.items():
+            if names is not None and not names:
+                raise ValueError(f"PEPNet: {what} must name at least one feature; leave it out for all features.")
+        super().__init__(in_features, num_tasks, layers[-1])
+        self.embedding_gate = GateUnit(in_features, gate_hidden, in_features)
+        widths = [in_features, *layers]
+        self.layers = nn.ModuleList(
+            Experts(num_tasks, width, [made], options) for width, made in zip(widths, layers, strict=False)
+        )
+        self.gates = nn.ModuleList(GateUnit(in_features, gate_hidden, num_tasks * width) for width in layers)
+        for what in self.names:
+            self.register_buffer(f"is_{what}", torch.ones(in_features, dtype=torch.bool), persistent=False)
+        self._arranged = domain is None and prior is None
+
+    def arrange(self, layout: Layout) -> None:
+        """Finds the columns of the domain and of the prior."""
+        super().arrange(layout)
+        for what, names in self.names.items():
+            if names is not None:
+                columns = layout.of(names, f"PEPNet: {what}")
+                mask = getattr(self, f"is_{what}")
+                mask.zero_()
+                mask[list(columns)] = True
+        self._arranged = True
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps ``[B, D]`` to ``[B, T, H]``."""
+        if not self._arranged:
+            raise ValueError(
+                f"PEPNet does not know yet where its features {self.names} stand. Build the MultiTaskModel(embeddings, "
+                f"trunk, heads) first, or call arrange(Layout(...))."
+            )
+        scaled = self.embedding_gate(torch.where(self.is_domain, features, features.detach())) * features  # [B, D]
+        told = torch.where(self.is_prior, features, scaled.detach())  # [B, D]
+        made = scaled
+        for layer, gate in zip(self.layers, self.gates, strict=True):
+            made = layer(made)  # [B, T, width]
+            made = made * gate(told).view_as(made)
+        return made
+
+
+class GateUnit(nn.Sequential):
+    r"""The paper's Gate NU, :math:`2\,\sigma(W' \mathrm{relu}(W z + b) + b')`: ``[B, D]`` to ``[B, out]`` in (0, 2).
+
+    Args:
+        in_features: Input width, ``D``.
+        hidden: Width of the hidden layer.
+        out_features: Number of values that it scales.
+    """
+
+    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
+        super().__init__(nn.Linear(in_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, D]`` to factors ``[B, out]``."""
+        return 2 * super().forward(x)

@@ -94,18 +94,27 @@ class TaskHeads(nn.Module):
 
     def tower_outputs(self, shared: Tensor, alone: Sequence[Tensor] = ()) -> dict[str, Tensor]:
         """The towers' part of :meth:`forward`."""
-        # unbind has one backward for all towers, where each slice of its own would fill zeros for the rest
-        vectors = shared.unbind(1) if shared.shape[1] > 1 else (shared.squeeze(1),) * len(self.towers)
-        if alone:
-            pairs = zip(vectors, alone, strict=True)
-            vectors = tuple(torch.cat([vector, own], dim=1) if own.shape[1] else vector for vector, own in pairs)
-        outputs = {
-            name: tower(vector) for name, tower, vector in zip(self.tower_names, self.towers, vectors, strict=True)
-        }
+        outputs = dict(zip(self.tower_names, self._towers(shared, alone), strict=True))
         if not self.training:
             for name, calibrator in zip(self.tower_names, self.calibrators, strict=True):
                 outputs[name] = calibrator(outputs[name])
         return outputs
+
+    def _towers(self, shared: Tensor, alone: Sequence[Tensor]) -> list[Tensor]:
+        """The towers' outputs, those of each class and width together."""
+        kinds: dict[tuple[type[Head], int], dict[int, Head]] = {}
+        for place, tower in enumerate(self.towers):
+            assert isinstance(tower, Head)
+            kinds.setdefault((type(tower), alone[place].shape[1] if alone else 0), {})[place] = tower
+        made: dict[int, Tensor] = {}
+        vectors = shared.unbind(1) if len(kinds) > 1 and shared.shape[1] > 1 else None
+        for (kind, more), its in kinds.items():
+            read = shared if vectors is None else torch.stack([vectors[place] for place in its], dim=1)
+            if more:
+                own = torch.stack([alone[place] for place in its], dim=1)  # [B, towers, more]
+                read = torch.cat([read.expand(-1, len(its), -1), own], dim=2)
+            made |= zip(its, kind.together(list(its.values()), read), strict=True)
+        return [made[place] for place in range(len(self.towers))]
 
     def moved(self, outputs: Mapping[str, Tensor], offsets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of :meth:`forward` as they are with offsets, ``{tower: [B]}``, added before links read them."""

@@ -41,7 +41,7 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """Maps ``[B, D]`` to ``[B, T, H]``."""
+        """Maps ``[B, D]`` to ``[B, T, H]``, or to ``[B, 1, H]``."""
 
     def arrange(self, layout: Layout) -> None:
         """Tells the trunk where each feature stands in its input, once the model is put together.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from torchrec_mtl.data.columns import bags, floats, is_list, is_numeric
 from torchrec_mtl.data.feature import DenseFeature, SparseFeature
 from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.funnel import Funnel
-from torchrec_mtl.data.ids import mapping_of
+from torchrec_mtl.data.ids import IdMapping, mapping_of
 from torchrec_mtl.data.sampling import NegativeSampling
 from torchrec_mtl.data.steps import aligned, distinct
 from torchrec_mtl.tasks.task import Task
@@ -52,8 +53,8 @@ class BatchConverter:
         self.tasks = tuple(tasks)
         self.labels = list(dict.fromkeys(column for task in tasks for column in task.label_columns))
         self.weights = list(dict.fromkeys(task.sample_weight for task in tasks if task.sample_weight))
-        self.mappings = {feature.name: mapping_of(feature, features.table_of(feature)) for feature in features.ids}
-        self._sequence_of = {step.name: each.name for each in features.sequences for step in each.columns}
+        self.mappings = _mappings(features)
+        self._sequence_of = {step.column_name: each.name for each in features.sequences for step in each.columns}
         self.funnel = funnel if labelled else None
         if funnel is not None:
             funnel.check_columns(self.labels)
@@ -64,7 +65,7 @@ class BatchConverter:
     @property
     def sparse_columns(self) -> list[str]:
         """Columns of ids, those of sequences last."""
-        return [feature.name for feature in self.features.ids]
+        return list(dict.fromkeys(feature.column_name for feature in self.features.ids))
 
     @property
     def sequence_keys(self) -> list[str]:
@@ -93,14 +94,17 @@ class BatchConverter:
         """What is wrong with a column's type, as the end of a sentence ("must hold ..."); ``None`` if nothing is."""
         if column in self._sequence_of and not is_list(kind):
             return f"must hold lists, one item a step of sequence '{self._sequence_of[column]}', but has type {kind}."
-        wrong = self.mappings[column].check_type(kind) if column in self.mappings else None
+        wrong = next(filter(None, (mapping.check_type(kind) for mapping in self._readers(column))), None)
         if wrong is None and column in self.numeric_columns and not is_numeric(kind):
             wrong = f"must hold numbers, but has type {kind}."
         return wrong
 
     def check_bound(self, column: str, bound: int, where: str) -> str | None:
         """What is wrong if the least or greatest value of a column is ``bound``; ``None`` if nothing is."""
-        return self.mappings[column].check_bound(bound, where) if column in self.mappings else None
+        return next(filter(None, (mapping.check_bound(bound, where) for mapping in self._readers(column))), None)
+
+    def _readers(self, column: str) -> list[IdMapping]:
+        return [self.mappings[each.name] for each in self.features.ids if each.column_name == column]
 
     def __call__(self, rows: pa.RecordBatch, size: int) -> MultiTaskBatch:
         """Converts up to ``size`` rows and pads them to ``size``."""
@@ -161,10 +165,15 @@ class BatchConverter:
         return labels, {name: _weight(name, rows.column(name)) for name in self.weights}
 
     def _bags(self, features: Sequence[SparseFeature], rows: pa.RecordBatch, padding: int) -> KeyedJaggedTensor:
-        found = [(feature.name, *bags(rows.column(feature.name))) for feature in features]
-        values = [self.mappings[name](items) for name, items, _ in found]
+        columns = {each.column_name: bags(rows.column(each.column_name)) for each in features}
+        mappings = {id(self.mappings[each.name]): (self.mappings[each.name], each.column_name) for each in features}
+        values = {key: mapping(columns[column][0]) for key, (mapping, column) in mappings.items()}  # copies share one
         return _jagged(
-            [name for name, _, _ in found], values, [lengths for _, _, lengths in found], padding, rows.num_rows
+            [each.name for each in features],
+            [values[id(self.mappings[each.name])] for each in features],
+            [columns[each.column_name][1] for each in features],
+            padding,
+            rows.num_rows,
         )
 
     def _sequences(self, rows: pa.RecordBatch, padding: int) -> dict[str, KeyedJaggedTensor]:
@@ -175,7 +184,7 @@ class BatchConverter:
         for sequence in self.features.sequences:
             columns, lengths = aligned(sequence, rows)
             found += [(column.name, values, lengths) for column, values in zip(sequence.columns, columns, strict=True)]
-        found += [(feature.name, *bags(rows.column(feature.name))) for feature in self.features.beside_sequences]
+        found += [(each.name, *bags(rows.column(each.column_name))) for each in self.features.beside_sequences]
         keys = [name for name, _, _ in found]
         mapped = [(self.mappings[name], items) for name, items, _ in found]
         different, places = zip(
@@ -188,6 +197,19 @@ class BatchConverter:
             "sequences": _jagged(keys, different, counts, padding, rows.num_rows),
             "places": _jagged(keys, places, [lengths for _, _, lengths in found], padding, rows.num_rows),
         }
+
+
+def _mappings(features: Features) -> dict[str, IdMapping]:
+    """``{feature: its mapping}``; features that make the same of one column have one mapping, which is made once."""
+    made: dict[str, IdMapping] = {}
+    found = {}
+    for feature in features.ids:
+        table = features.table_of(feature)
+        way = (replace(feature, name="", table="", column=feature.column_name), table.rows, table.managed_collision)
+        if (key := repr(way)) not in made:
+            made[key] = mapping_of(feature, table)
+        found[feature.name] = made[key]
+    return found
 
 
 def _dense(feature: DenseFeature, column: pa.Array) -> np.ndarray:

@@ -18,8 +18,8 @@ class SparseFeature:
     boundaries take numbers; all take dictionary-encoded columns.
 
     Args:
-        name: Column name.
-        table: Table that holds the embeddings; by default the table of the column's own name. Several features may
+        name: Name of the feature, and of the column unless that is given.
+        table: Table that holds the embeddings; by default the table of the feature's own name. Several features may
             share one.
         out_of_range: What to do with an id outside ``[0, rows)``: "error" names it; "oov" gives it row 0, which is then
             the out-of-vocabulary row; "hash" maps **every** value of this feature to a row by a fixed 64-bit hash
@@ -28,6 +28,7 @@ class SparseFeature:
             the table needs one row more than there are boundaries.
         vocabulary: Parquet file from ``torchrec-mtl vocab``: its n values have rows 1 to n, and every other value has
             row 0, the out-of-vocabulary row; the table needs n + 1 rows.
+        column: Column that is read, where it has another name: a column may be read by several features.
 
     Raises:
         ValueError: If ``out_of_range`` is unknown, boundaries do not increase or are not finite, or more than one of
@@ -39,6 +40,7 @@ class SparseFeature:
     out_of_range: Literal["error", "hash", "oov"] = "error"
     boundaries: Sequence[float] | None = None
     vocabulary: str | Path | None = None
+    column: str | None = None
 
     def __post_init__(self) -> None:
         if self.out_of_range not in ("error", "hash", "oov"):
@@ -66,6 +68,11 @@ class SparseFeature:
     def table_name(self) -> str:
         """Name of the table."""
         return self.table or self.name
+
+    @property
+    def column_name(self) -> str:
+        """Name of the column that is read."""
+        return self.column or self.name
 
     @property
     def numbering(self) -> str:

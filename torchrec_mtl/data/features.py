@@ -27,19 +27,22 @@ class Features:
         sparse: Id columns, each with its table.
         dense: Numeric columns, in the order in which they stand in the batch.
         sequences: Behaviour sequences.
+        own_tables: Tables of which each tower has a copy of its own beside the shared one, for trunks that keep them
+            apart, such as STEM; see :mod:`torchrec_mtl.data.own_tables`.
 
     Raises:
         ValueError: If a name occurs twice, a feature's table is not declared or has too few rows for its boundaries, a
             table holds no feature, features that share a table do not agree what its rows stand for, a sequence asks
             for a feature that is not declared, tables of sequences differ in dimension or do not pool by "sum", or a
             table with managed collision is read by a sequence or by a feature that declares its own way from values to
-            rows, or stands beside pooled tables without it.
+            rows, or stands beside pooled tables without it; or an own table holds no feature of the impression.
     """
 
     tables: Sequence[Table]
     sparse: Sequence[SparseFeature]
     dense: Sequence[DenseFeature] = field(default_factory=list)
     sequences: Sequence[BehaviourSequence] = field(default_factory=list)
+    own_tables: Sequence[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for kind, names in (
@@ -64,6 +67,16 @@ class Features:
             raise ValueError(f"Tables {sorted(unused)} hold no feature: give each a feature, or remove it.")
         self._check_sequences()
         self._check_managed()
+        self._check_own_tables()
+
+    def _check_own_tables(self) -> None:
+        held = {feature.table_name for feature in self.sparse}
+        for table in self.own_tables:
+            if table not in held:
+                raise ValueError(
+                    f"own_tables: no feature of the impression has a table '{table}'. Found {sorted(held)}"
+                    f"{did_you_mean(table, held)}"
+                )
 
     def _check_rows(self, feature: SparseFeature) -> None:
         table = self.table_of(feature)

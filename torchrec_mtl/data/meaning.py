@@ -31,14 +31,17 @@ def meanings(features: Features) -> dict[str, str]:
 
 def _rows_of(feature: SparseFeature) -> str:
     way = "by vocabulary" if feature.vocabulary is not None else feature.numbering
-    return f"{way}, table '{feature.table_name}'"
+    column = "" if feature.column_name == feature.name else f", column '{feature.column_name}'"
+    return f"{way}, table '{feature.table_name}'{column}"
 
 
 def hashed_types(source: Source) -> dict[str, str]:
     """``{column: "strings" or "integers"}`` of hashed columns: the string "5" and the number 5 have different rows."""
     managed = source.converter.features.managed_tables
     hashed = [
-        each.name for each in source.converter.features.ids if each.out_of_range == "hash" or each.table_name in managed
+        each.column_name
+        for each in source.converter.features.ids
+        if each.out_of_range == "hash" or each.table_name in managed
     ]
     return {name: "strings" if is_text(item_type(source.types[name])) else "integers" for name in hashed}
 

@@ -54,7 +54,7 @@ class Source(ABC):
     def slow_tables(self) -> list[str]:
         """Tables that pool by mean although each of their columns holds single values, whose mean is their sum."""
         features = self.converter.features
-        bags = {feature.table_name for feature in features.sparse if is_list(self.types[feature.name])}
+        bags = {feature.table_name for feature in features.sparse if is_list(self.types[feature.column_name])}
         return [table.name for table in features.tables if table.pooling == "mean" and table.name not in bags]
 
     @property

@@ -21,7 +21,7 @@ def aligned(sequence: BehaviourSequence, rows: pa.RecordBatch) -> tuple[list[pa.
     Raises:
         ValueError: If the columns of a row differ in length.
     """
-    found = [list_values(rows.column(column.name)) for column in sequence.columns]
+    found = [list_values(rows.column(column.column_name)) for column in sequence.columns]
     lengths = found[0][1]
     for column, (_, other) in zip(sequence.columns, found, strict=True):
         if not np.array_equal(lengths, other):

@@ -15,6 +15,7 @@ from torchrec_mtl.calibration.calibrator import Calibrator
 from torchrec_mtl.data.convert import BatchConverter
 from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.funnel import Funnel
+from torchrec_mtl.data.own_tables import inherited, own_features, with_own_tables
 from torchrec_mtl.data.reader import ReadAhead
 from torchrec_mtl.data.sampling import NegativeSampling
 from torchrec_mtl.dense import DenseEncoder
@@ -76,6 +77,8 @@ class Network:
         attention: ``{sequence: attention class}``, one for each of ``features.sequences``; the widths come from them.
         attention_per_task: Sequences with a block for each tower, whose vectors only that tower reads; by default one
             block is shared by all tasks.
+        only: ``{feature: towers}``: sparse features, dense columns, sequences, or "dense" for all dense columns, that
+            no other tower sees. They leave the vector that the trunk reads, and join what it gives to these towers.
     """
 
     trunk: Callable[[int, int], Trunk]
@@ -84,6 +87,7 @@ class Network:
     dense: Callable[[int], DenseEncoder] | None = None
     attention: dict[str, Callable[[SequenceWidths], SequenceAttention]] = field(default_factory=dict)
     attention_per_task: list[str] = field(default_factory=list)
+    only: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -96,7 +100,8 @@ class Training:
         table_optimizer: Optimizer of the embedding tables.
         dense_optimizer: Optimizer of everything else: any torch.optim class.
         schedule: Warm-up and decay of all learning rates.
-        sharding: ``{table: what the planner may do}``; other tables are the planner's to choose.
+        sharding: ``{table: what the planner may do}``, which holds for a tower's own copy of a table too, unless the
+            copy is named; other tables are the planner's to choose.
         checkpoint_every: Steps between checkpoints; one is always written at the end.
         keep: Number of checkpoints that are kept.
         log_every: Steps between points of the training curves.
@@ -160,6 +165,12 @@ class Job:
             )
         if self.training.seed < 0:
             raise ValueError(f"training.seed must be at least 0, but found {self.training.seed}.")
+        self.features = with_own_tables(self.features, list(self.network.towers))
+
+    @property
+    def sharding(self) -> dict[str, TableSharding]:
+        """What the planner may do with tables and their copies."""
+        return inherited(self.training.sharding, self.features, list(self.network.towers))
 
     def converter(self, split: str | None = None, labelled: bool = True) -> BatchConverter:
         """Turns a split's rows into batches as the job declares; rows of no split were not sampled."""
@@ -178,7 +189,8 @@ class Job:
         embeddings = embedding_bags(features, meta)
         dense = None if network.dense is None else network.dense(len(features.dense))
         sequences = sequence_encoder(features, network.attention, network.attention_per_task, len(network.towers))
-        task_features = TaskFeatures(dense=[feature.name for feature in features.dense])
+        own = own_features(features, list(network.towers))
+        task_features = TaskFeatures(network.only, own, dense=[feature.name for feature in features.dense])
         columns = dense_columns(dense, task_features) or 0
         vector = feature_vector(columns, embeddings, sequences, list(network.towers), task_features)
         trunk = network.trunk(vector.out_features, len(network.towers))

@@ -102,7 +102,7 @@ def open_session(
         training.dense_optimizer,
         training.table_optimizer,
         device=runtime.device,
-        constraints=training.sharding,
+        constraints=job.sharding,
         batch_size=job.data.batch_size,
         products=None if training.autocast is None else getattr(torch, training.autocast),
     )
@@ -113,7 +113,7 @@ def open_session(
         sharding=sharding_of(pipeline._model.plan),
         tables=training.table_optimizer.optimizer.__name__,
         vocabularies=runtime.together(lambda: vocabulary_fingerprints(job.features.ids)),
-        features=meanings(job.features),
+        features=meanings(job.features) | {f"'{name}' alone": f"{towers}" for name, towers in job.network.only.items()},
         types=None if rows is None else hashed_types(rows),
     )
     statistics = {task.name: task.statistics for task in job.tasks if task.statistics}

@@ -14,6 +14,7 @@ from torchrec_mtl.trunks.ple import CGC, PLE
 from torchrec_mtl.trunks.separate import Separate
 from torchrec_mtl.trunks.sequential import SequentialTrunk
 from torchrec_mtl.trunks.shared_bottom import SharedBottom
+from torchrec_mtl.trunks.stem import STEM
 from torchrec_mtl.trunks.trunk import Trunk
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "PLE",
     "AdaTT",
     "CrossStitch",
+    "STEM",
     "PEPNet",
     "SequentialTrunk",
     "AITM",

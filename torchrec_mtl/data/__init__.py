@@ -6,6 +6,7 @@ from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.funnel import Funnel
 from torchrec_mtl.data.in_memory import TableSource, read_csv
 from torchrec_mtl.data.lockstep import LockstepIterator
+from torchrec_mtl.data.own_tables import own_features, with_own_tables
 from torchrec_mtl.data.parquet import ParquetSource
 from torchrec_mtl.data.reader import BatchReader, Rank, ReadAhead
 from torchrec_mtl.data.sampling import NegativeSampling
@@ -20,6 +21,8 @@ __all__ = [
     "DenseFeature",
     "BehaviourSequence",
     "Features",
+    "with_own_tables",
+    "own_features",
     "Funnel",
     "NegativeSampling",
     "BatchConverter",

@@ -179,6 +179,35 @@ def test_dense_columns_without_names_cannot_be_split():
         )
 
 
+def test_all_dense_columns_can_be_for_one_tower_where_they_are_named():
+    towers, width = {"ctr": Tower(8), "cvr": Tower(10)}, FEATURES.embedding_width
+    only = {"dense": ["cvr"]}
+    trunk = SharedBottom(width, 2, layers=[8])
+    with pytest.raises(ValueError, match="'dense' is for some towers only, but how many columns that is, is not said"):
+        MultiTaskModel(make_embeddings(), trunk, TaskHeads(towers), task_features=TaskFeatures(only=only))
+    named = TaskFeatures(only=only, dense=["price", "age"])
+    model = MultiTaskModel(make_embeddings(), trunk, TaskHeads(towers), task_features=named)
+    batch = make_batch({"click": [0, 1, 1]})
+    before = model(batch)
+    batch.dense += 1
+    after = model(batch)
+    assert torch.equal(before["ctr"], after["ctr"])
+    assert not torch.equal(before["cvr"], after["cvr"])
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_outputs_under_autocast_are_those_of_float32_to_rounding(name):
+    features, make_trunk = TRUNKS[name]
+    model, batch = build(features, make_trunk, {"b": ["two"]}), batch_of(features)
+    exact = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(batch)
+        sum(output.square().sum() for output in rough.values()).backward()
+    for tower in TOWERS:
+        assert rough[tower].dtype == torch.float32
+        torch.testing.assert_close(rough[tower], exact[tower], atol=0.03, rtol=0.03)
+
+
 def test_a_sequence_can_be_for_one_tower():
     torch.manual_seed(0)
     tables = Features([Table("item", 10, 4)], [SparseFeature("item")]).embedding_bag_configs()

@@ -90,6 +90,8 @@ class MultiTaskModel(nn.Module):
                 f"The trunk reads {reads} features, but the embeddings alone are {width} wide. "
                 f"Build the trunk with in_features = {width} + the number of dense features."
             )
+        if dense is None and "dense" in task_features.only:
+            raise ValueError("'dense' is for some towers only, but how many columns that is, is not said. Name them.")
         if dense is None:  # whatever else the trunk reads is dense
             return feature_vector(reads - width, self.embeddings, self.sequences, towers, task_features)
         if reads != vector.out_features:

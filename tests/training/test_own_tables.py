@@ -6,7 +6,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from tests.ranks import run_on_ranks
-from tests.training.test_parity import whole
+from tests.training.test_parity import concatenated, train_plainly, whole
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective
 from torchrec_mtl.data import Features, SparseFeature, Table
 from torchrec_mtl.data.own_tables import own_features, with_own_tables
@@ -30,13 +30,14 @@ ROWS, DENSE, STEPS = 16, 2, 4
 PLANS = {
     "row_wise": dict.fromkeys(["shop", "brand", "user"], "row_wise"),
     "mixed": {"shop": "column_wise", "brand": "table_wise", "user": "data_parallel"},
+    "reordered": {"shop": "table_wise", "brand": "row_wise", "user": "table_wise"},
     "replicated": dict.fromkeys(["shop", "brand", "user"], "data_parallel"),
 }
 
 
-def make_objective():
+def make_objective(device="meta"):
     torch.manual_seed(0)
-    embeddings = EmbeddingBagCollection(tables=FEATURES.embedding_bag_configs(), device=torch.device("meta"))
+    embeddings = EmbeddingBagCollection(tables=FEATURES.embedding_bag_configs(), device=torch.device(device))
     trunk = STEM(FEATURES.width + DENSE, 3, levels=[[16], [8]], task_experts=2)
     heads = TaskHeads({tower: Tower(8, hidden=[4]) for tower in TOWERS})
     model = MultiTaskModel(embeddings, trunk, heads, task_features=TaskFeatures(own=own_features(FEATURES, TOWERS)))
@@ -44,7 +45,7 @@ def make_objective():
 
 
 def make_batch(seed, active):
-    """Every feature reads ids of its own; only one task has labels."""
+    """Every feature reads ids of its own; one task has labels, or all have."""
     generator = torch.Generator().manual_seed(seed)
     names = [feature.name for feature in FEATURES.pooled]
     lengths = torch.randint(1, 4, (len(names) * ROWS,), generator=generator).int()
@@ -54,7 +55,7 @@ def make_batch(seed, active):
     return MultiTaskBatch(
         dense=torch.randn(ROWS, DENSE, generator=generator),
         sparse=KeyedJaggedTensor(names, ids, lengths=lengths, stride=ROWS),
-        labels={tower: labels if tower == active else nothing for tower in TOWERS},
+        labels={tower: labels if active in (tower, "all") else nothing for tower in TOWERS},
     )
 
 
@@ -67,7 +68,7 @@ def updates(cases):
             pipeline = build_train_pipeline(
                 make_objective(),
                 lambda parameters: torch.optim.Adam(parameters, lr=0.01),
-                TableOptimizer(getattr(torch.optim, optimizer)) if optimizer else None,
+                TableOptimizer(getattr(torch.optim, optimizer), lr=0.1) if optimizer else None,
                 device=runtime.device,
                 constraints={t: TableSharding([k], 8 if k == "column_wise" else None) for t, k in choices.items()},
             )
@@ -119,3 +120,18 @@ def test_a_task_changes_its_own_and_the_shared_experts_and_no_others(found, case
         elif "heads.towers" in name:
             assert torch.equal(before, after) == (f".towers.{TOWERS.index(case[2])}." not in name), name
     assert seen == 8  # weight and bias of experts and gates, at two levels
+
+
+def test_two_ranks_train_like_one_process_also_where_torchrec_orders_features_otherwise():
+    case = ("reordered", "SGD", "all")
+    found = run_on_ranks(updates, 2, [case])[0][case]
+    objective = make_objective("cpu")
+    objective.load_state_dict({name: before for name, (before, _) in found.items()})
+    tables = [value for name, value in objective.named_parameters() if "embedding_bags" in name]
+    others = [value for name, value in objective.named_parameters() if "embedding_bags" not in name]
+    optimizers = [torch.optim.SGD(tables, lr=0.1), torch.optim.Adam(others, lr=0.01)]
+    batches = [concatenated([make_batch(10 * step + rank, "all") for rank in range(2)]) for step in range(STEPS)]
+    _, state = train_plainly(objective, optimizers, batches)
+    for name, (before, after) in found.items():
+        assert not torch.equal(before, after), name
+        torch.testing.assert_close(after, state[name], atol=1e-5, rtol=1e-5, msg=lambda text, n=name: n + text)

@@ -18,6 +18,7 @@ from torchrec_mtl.managed import check_device, managed_tables
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.autocast import autocast
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer, table_parameters
+from torchrec_mtl.training.pooling import correct_mean_pooling
 from torchrec_mtl.training.rowwise import use_compiled_loop
 from torchrec_mtl.training.sharding import (
     TableSharding,
@@ -115,6 +116,7 @@ def build_train_pipeline(
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     use_compiled_loop(model)
+    correct_mean_pooling(model)
     optimizer = _optimizer(model, tables, dense_optimizer, table_optimizer)
     return StrictPipeline(model, optimizer, device, custom_model_fwd=autocast(model, device, products))
 

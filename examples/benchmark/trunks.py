@@ -16,6 +16,7 @@ from rich.markdown import Markdown
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from examples.benchmark import plain_personal_trunks as personal
 from examples.benchmark import plain_sequential_trunks as funnels
 from examples.benchmark import plain_trunks as plain
 from examples.benchmark.measure import spread
@@ -26,12 +27,14 @@ from torchrec_mtl.trunks import (
     CGC,
     DBMTL,
     PLE,
+    STEM,
     AdaTT,
     CrossStitch,
     HTLNet,
     MMoE,
     MultiLevelMMoE,
     OMoE,
+    PEPNet,
     Separate,
     SharedBottom,
     Trunk,
@@ -89,6 +92,11 @@ TRUNKS = {  # another trunk is one line here and a class in plain_trunks.py
     "PLE": extraction(PLE, *((width,) for width in plain.EXPERT)),
     "AdaTT": other(AdaTT, plain.PlainAdaTT),
     "CrossStitch": other(CrossStitch, plain.PlainCrossStitch),
+    "STEM": Side(
+        lambda s: STEM(WIDTH, s.tasks, shared_experts=s.experts),
+        lambda s: plain.Plain(personal.PlainSTEM(WIDTH, s.tasks, s.experts), s.tasks),
+    ),
+    "PEPNet": other(PEPNet, personal.PlainPEPNet),
     "AITM": other(AITM, funnels.PlainAITM),
     "DBMTL": other(DBMTL, funnels.PlainDBMTL, funnels.RELATION),
     "HTLNet": Side(lambda s: HTLNet(WIDTH, s.tasks), lambda s: funnels.PlainHTLNet(WIDTH, s.tasks), False),

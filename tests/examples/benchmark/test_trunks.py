@@ -54,6 +54,7 @@ PARTS = {  # weights and biases of a trunk in the order of the plain one's linea
     "MMoE-sums": lambda trunk: mixture(trunk.levels[0]),
     "MultiLevelMMoE": lambda trunk: [pair for level in trunk.levels for pair in mixture(level)],
     "CGC": lambda trunk: extraction(trunk.levels[0]),
+    "STEM": lambda trunk: extraction(trunk.levels[0]),
     "PLE": lambda trunk: [pair for level in trunk.levels for pair in extraction(level)],
     "AdaTT": lambda trunk: [pair for level in trunk.levels for pair in mixture(level)],
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from torchrec_mtl.inside.shown import ShowsVectors, ShowsWeights
 from torchrec_mtl.mlp import PLAIN, LayerOptions, check_widths
 
 
@@ -47,7 +48,7 @@ class EachLinear(nn.Module):
         return torch.stack([linear(x[:, n], self.weight[n], self.bias[n]) for n in range(len(self.bias))], dim=1)
 
 
-class Experts(nn.Module):
+class Experts(ShowsVectors):
     """N MLPs of one shape, each with parameters of its own.
 
     Args:
@@ -86,7 +87,7 @@ class Experts(nn.Module):
         return x
 
 
-class Gates(nn.Module):
+class Gates(ShowsWeights):
     r"""T softmax gates over N experts: :math:`g_t = \mathrm{softmax}(W_t x_t + b_t)`.
 
     Args:

@@ -20,6 +20,7 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
+from torchrec_mtl.inside.warnings import Bounds
 from torchrec_mtl.managed import embedding_bags
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
@@ -98,6 +99,9 @@ class Training:
         keep: Number of checkpoints that are kept.
         log_every: Steps between points of the training curves.
         threads: CPU threads a rank; by default the cores divided by the ranks of this machine.
+        inside: Whether every evaluation also looks at the trunk's gates and experts: ``inside_<split>.json``, a
+            picture, curves and warnings.
+        inside_bounds: Where a figure of the inside becomes a warning.
     """
 
     epochs: int = 1
@@ -110,6 +114,8 @@ class Training:
     keep: int = 2
     log_every: int = 20
     threads: int | None = None
+    inside: bool = True
+    inside_bounds: Bounds = field(default_factory=Bounds)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "checkpoint_every", "keep", "log_every"):

@@ -149,7 +149,8 @@ def _of_gates(
         np.put_along_axis(load, columns, mean, axis=1)
         loads.append(load)
         several = width > 1
-        entropies.append(sums["entropy"].numpy() / count / math.log(width) if several else np.full(len(mean), math.nan))
+        entropy = np.abs(sums["entropy"].numpy()) / count  # of a choice rounding may leave a little below 0
+        entropies.append(entropy / math.log(width) if several else np.full(len(mean), math.nan))
         tops.append(sums["top"].numpy() / count if several else np.full(len(mean), math.nan))
         rows = max(rows, int(sums["rows"]))
     return np.concatenate(loads), np.concatenate(entropies), np.concatenate(tops), rows

@@ -12,7 +12,7 @@ from tests.contract import NAMES, NUM_TASKS, bound_trunk, every_subclass, rows
 from tests.ranks import run_on_ranks
 from torchrec_mtl.experts import Experts, Gates
 from torchrec_mtl.inside import InsideView, ShowsVectors, ShowsWeights, Softmax, Wiring
-from torchrec_mtl.trunks import CGC, PLE, AdaTT, CrossStitch, HTLNet, OMoE, SharedBottom, Trunk
+from torchrec_mtl.trunks import CGC, PLE, AdaTT, CrossStitch, HTLNet, MultiLevelMMoE, OMoE, SharedBottom, Trunk
 
 TRUNKS = every_subclass(Trunk)
 TASKS = NAMES[:NUM_TASKS]
@@ -320,3 +320,10 @@ def test_watching_while_training_leaves_the_gradients_alone():
 def test_a_stride_below_one_is_refused():
     with pytest.raises(ValueError, match="stride must be at least 1, but found 0"):
         InsideView(OMoE(8, 2), stride=0)
+
+
+def test_gates_below_the_last_level_of_mmoe_serve_experts_and_no_tasks():
+    trunk = MultiLevelMMoE(8, 3, levels=[[6], [5]], num_experts=3).eval()  # as many experts as tasks
+    first, last = seen(trunk, rows())
+    assert first.readers == ("expert 0 above", "expert 1 above", "expert 2 above")
+    assert last.readers == TASKS

@@ -93,12 +93,12 @@ def test_an_expert_that_is_the_same_for_every_row_has_no_similarity():
     assert np.isnan(level.similarity).tolist() == [[False, True], [True, True]]
 
 
-def test_every_fourth_row_of_the_experts_is_read_by_default():
+def test_every_eighth_row_of_the_experts_is_read_by_default():
     trunk = OMoE(8, 2, num_experts=3, layers=[5]).eval()
     view = InsideView(trunk)
     with view.watch():
         trunk(rows(40))
-    (alone,) = seen(trunk, rows(40)[::4])
+    (alone,) = seen(trunk, rows(40)[::8])
     np.testing.assert_allclose(view.figures()[0].similarity, alone.similarity, atol=1e-6)
 
 

@@ -46,7 +46,7 @@ class InsideView:
             print(level.name, level.readers, level.experts, level.load, level.entropy, level.similarity)
     """
 
-    def __init__(self, module: nn.Module, tasks: Sequence[str] = (), stride: int = 4) -> None:
+    def __init__(self, module: nn.Module, tasks: Sequence[str] = (), stride: int = 8) -> None:
         if stride < 1:
             raise ValueError(f"InsideView: stride must be at least 1, but found {stride}.")
         self.module = module

@@ -219,6 +219,12 @@ def test_loads_and_vectors_of_a_task_stand_at_its_own_experts():
     assert level.similarity[1, 2] == pytest.approx(like.item(), abs=1e-5)
 
 
+def test_tasks_without_names_are_numbered():
+    (level,) = seen(CGC(8, 2, layers=[5], shared_experts=1, task_experts=1).eval(), rows(), tasks=())
+    assert level.readers == ("task 0", "task 1")
+    assert level.experts == ("task 0", "task 1", "shared")
+
+
 def test_a_residual_is_part_of_the_load_and_not_of_the_entropy():
     trunk = AdaTT(8, 2, levels=[[5]]).eval()
     (level,) = seen(trunk, rows(), tasks=("engage", "purchase"))

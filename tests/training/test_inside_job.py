@@ -123,3 +123,60 @@ def test_a_trunk_that_shows_nothing_writes_nothing(world):
     cli.run(["train", "--config", write_job(root / "bottom.yaml", content), "--training.epochs=1"])
     assert (root / "bottom" / "metrics.json").exists()
     assert not list((root / "bottom").glob("inside_*"))
+
+
+def trained(root, path, output):
+    cli.run(
+        [
+            *("train", "--config", path, "--output", str(output), "--training.epochs=1"),
+            *("--training.log_every=2", "--training.inside_every=2"),
+        ]
+    )
+
+
+def spied(root, path, output):
+    """Trains, and gives ``{step: rows that were counted}`` and the rows of the pipeline's batches."""
+    from torchrec_mtl.training import inside
+
+    counted = []
+    curves = inside.curves
+
+    def spy(levels, prefix):
+        if prefix == "train_inside":
+            counted.append([level.rows for level in levels])
+        return curves(levels, prefix)
+
+    inside.curves = spy
+    try:
+        trained(root, path, output)
+    finally:
+        inside.curves = curves
+    return counted
+
+
+def points(output, name):
+    found = EventAccumulator(str(output / "tensorboard"))
+    found.Reload()
+    return [point.step for point in found.Scalars(name)]
+
+
+def test_logged_training_steps_are_watched_without_their_padding(world, tmp_path):
+    root, path = world
+    # 300 rows make 10 batches of 32, of which the fourth and the eighth are full
+    assert spied(root, path, tmp_path / "one") == [[32, 32], [32, 32]]
+    assert points(tmp_path / "one", "train_inside/levels.1/entropy/cvr") == [4, 8]
+    for counted in run_on_ranks(spied, 2, root, path, tmp_path / "two"):
+        assert counted == [[64, 64]]  # of 5 batches the fourth; both ranks count together
+    padded = copy.deepcopy(job(root))
+    padded["network"]["trunk"] = {"class_path": "torchrec_mtl.trunks.MMoE", "init_args": {"layers": [8]}}
+    padded["data"]["batch_size"] = 80
+    assert spied(root, write_job(tmp_path / "job.yaml", padded), tmp_path / "padded") == [[60]]  # 300 - 3 * 80
+
+
+@pytest.mark.parametrize(("every", "inside"), [("0", "true"), ("5", "false")])
+def test_watching_training_steps_needs_a_number_and_the_view(world, every, inside, capsys):
+    _, path = world
+    with pytest.raises((ValueError, SystemExit)) as caught:
+        cli.run(["train", "--config", path, f"--training.inside_every={every}", f"--training.inside={inside}"])
+    text = str(caught.value) + capsys.readouterr().err
+    assert f"inside_every must be at least 1, and training.inside true, but found {every} and {inside}" in text

@@ -21,7 +21,7 @@ def weight_sums(weights: Tensor) -> Sums:
     """
     g = weights.float()
     return {
-        "rows": g.new_tensor(len(g), dtype=torch.float64),
+        "rows": _rows(g),
         "weight": g.sum(0).double(),
         "entropy": -(g + TINY).log_().mul_(g).sum((0, 2)).double(),  # in place: six times as fast for 64 experts
         "top": (g.amax(-1) > TOP).sum(0).double(),
@@ -36,10 +36,14 @@ def vector_sums(vectors: Tensor) -> Sums:
     """
     e = vectors.float()
     return {
-        "rows": e.new_tensor(len(e), dtype=torch.float64),
+        "rows": _rows(e),
         "vector": e.sum(0).double(),
         "product": torch.bmm(e, e.transpose(1, 2)).sum(0).double(),
     }
+
+
+def _rows(values: Tensor) -> Tensor:
+    return torch.tensor(float(len(values)), dtype=torch.float64)  # known on the host: nothing to send to the device
 
 
 def added(one: Sums | None, other: Sums) -> Sums:

@@ -1,13 +1,16 @@
-"""Shows the inside of a job's network after each evaluation: figures, warnings, curves and a picture."""
+"""Shows the inside of a job's network: figures, warnings, curves and a picture of each evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
+from torchrec_mtl.data.reader import BatchReader
 from torchrec_mtl.inside import InsideView, Level, warnings_of
 from torchrec_mtl.inside.plot import draw_inside
+from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.reporting import Reporter, write_metrics
 from torchrec_mtl.training.session import Session
 
@@ -17,6 +20,29 @@ def inside_view(session: Session) -> InsideView | None:
     model = session.model
     view = InsideView(model.trunk, model.heads.tower_names) if session.job.training.inside else None
     return view if view is not None and view.places else None
+
+
+@contextmanager
+def watched_step(session: Session, reader: BatchReader, position: Position, reporter: Reporter) -> Iterator[None]:
+    """Watches the training step after a position, if the job wants it: of a step, curves alone.
+
+    Args:
+        session: The session that trains.
+        reader: Reads this rank's share.
+        position: What was trained, on every rank; its next batch is watched, without the padding.
+        reporter: Holds the curves.
+    """
+    training, step = session.job.training, position.step + 1
+    view = None
+    if training.inside_every and step % (training.log_every * training.inside_every) == 0:
+        view = inside_view(session)
+    if view is None:
+        yield
+        return
+    left = reader.stop - reader.start - position.batch * reader.batch_size
+    with view.watch(lambda: max(left, 0)):
+        yield
+    reporter.scalars(curves(view.figures(session.runtime.control), "train_inside"), step)
 
 
 def report_inside(session: Session, levels: Sequence[Level], split: str, step: int, reporter: Reporter) -> None:

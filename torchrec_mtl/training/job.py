@@ -106,6 +106,7 @@ class Training:
         inside: Whether every evaluation also looks at the trunk's gates and experts: ``inside_<split>.json``, a
             picture, curves and warnings.
         inside_bounds: Where a figure of the inside becomes a warning.
+        inside_every: Looks at every so-manieth logged training step too, for curves; by default at none.
     """
 
     epochs: int = 1
@@ -121,11 +122,17 @@ class Training:
     autocast: Literal["bfloat16"] | None = None
     inside: bool = True
     inside_bounds: Bounds = field(default_factory=Bounds)
+    inside_every: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, but found {getattr(self, name)}.")
+        if self.inside_every is not None and (self.inside_every < 1 or not self.inside):
+            raise ValueError(
+                f"training.inside_every must be at least 1, and training.inside true, but found {self.inside_every} "
+                f"and {str(self.inside).lower()}."
+            )
 
 
 @dataclass

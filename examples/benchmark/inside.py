@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--experts", nargs="+", type=int, default=[4, 8, 64], help="numbers of experts")
     parser.add_argument("--tasks", nargs="+", type=int, default=[2, 8, 16], help="numbers of tasks, one each")
     parser.add_argument("--batch", nargs="+", type=int, default=[512, 4096], help="rows of a batch")
-    parser.add_argument("--stride", type=int, default=8, help="of the rows on which experts are compared")
+    parser.add_argument("--stride", type=int, default=8, help="experts are compared on one row in so many")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--rounds", type=int, default=30, help="pairs")
     parser.add_argument("--steps", type=int, default=2, help="of each side in a round")

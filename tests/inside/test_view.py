@@ -93,13 +93,30 @@ def test_an_expert_that_is_the_same_for_every_row_has_no_similarity():
     assert np.isnan(level.similarity).tolist() == [[False, True], [True, True]]
 
 
-def test_every_eighth_row_of_the_experts_is_read_by_default():
+def similarity_of(trunk, *batches, stride):
+    return seen(trunk, *batches, stride=stride)[0].similarity
+
+
+def test_experts_are_read_on_one_row_in_so_many():
+    trunk, x = OMoE(8, 2, num_experts=3, layers=[5]).eval(), rows(4096)
+    small, middle, large = x[:900].split(100), x.split(1024), x
+    for batches, stride, sample in (
+        (small, 4, torch.cat([small[0], small[4], small[8]])),  # every fourth batch
+        (middle, 4, torch.cat([middle[0][::2], middle[2][::2]])),  # every second row of every second batch
+        ([large], 4, x[::4]),  # every fourth row
+        (small, 1, x[:900]),
+    ):
+        np.testing.assert_allclose(
+            similarity_of(trunk, *batches, stride=stride), similarity_of(trunk, sample, stride=1), atol=1e-5
+        )
+
+
+def test_gates_are_read_on_every_row():
     trunk = OMoE(8, 2, num_experts=3, layers=[5]).eval()
-    view = InsideView(trunk)
-    with view.watch():
-        trunk(rows(40))
-    (alone,) = seen(trunk, rows(40)[::8])
-    np.testing.assert_allclose(view.figures()[0].similarity, alone.similarity, atol=1e-6)
+    (sampled,), (all_of_them,) = seen(trunk, *rows(40).split(10), stride=8), seen(trunk, rows(40))
+    assert sampled.rows == 40
+    np.testing.assert_allclose(sampled.load, all_of_them.load, atol=1e-6)
+    np.testing.assert_allclose(sampled.entropy, all_of_them.entropy, atol=1e-6)
 
 
 def test_padding_does_not_count():
@@ -140,7 +157,7 @@ def halves():
 def on_a_rank(uneven):
     dist.init_process_group("gloo")
     trunk, x = halves()
-    view = InsideView(trunk, ("ctr", "cvr"), stride=4)
+    view = InsideView(trunk, ("ctr", "cvr"), stride=1)
     with view.watch():
         if uneven:  # all rows on rank 0; rank 1 never calls the network
             [trunk(part) for part in (x.split(16) if dist.get_rank() == 0 else ())]
@@ -154,7 +171,7 @@ def on_a_rank(uneven):
 @pytest.mark.parametrize("uneven", [False, True])
 def test_two_ranks_see_what_one_process_sees(uneven):
     trunk, x = halves()
-    expected = seen(trunk, x, tasks=("ctr", "cvr"), stride=4)
+    expected = seen(trunk, x, tasks=("ctr", "cvr"))
     for found in run_on_ranks(on_a_rank, 2, uneven):
         assert [part[0] for part in found] == ["levels.0", "levels.1"]
         for level, (_, count, *figures) in zip(expected, found, strict=True):

@@ -85,7 +85,7 @@ def test_another_process_and_two_ranks_see_the_same(world):
                     seen = found["levels"][level]["readers"][reader][figure]
                     assert seen == pytest.approx(figures[figure], abs=1e-5)
                 assert found["levels"][level]["readers"][reader]["load"] == pytest.approx(figures["load"], abs=1e-5)
-    # 301 rows on two ranks fall into other batches, so every eighth row of them is another
+    # 301 rows on two ranks fall into other batches, of which one in eight is compared
     np.testing.assert_allclose(
         alone["levels"]["levels.0"]["similarity"], before["levels"]["levels.0"]["similarity"], atol=1e-5
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from torchrec_mtl.inside.figures import Level, level_figures
 from torchrec_mtl.inside.levels import Place, places_of, wirings_of
 from torchrec_mtl.inside.sums import Sums, added, vector_sums, weight_sums
 
+PIECE = 512  # rows; of fewer the calls cost more than the arithmetic
+
 
 class InsideView:
     """Load and entropy of gates, and similarity of experts, over the batches that pass while it watches.
@@ -25,13 +28,14 @@ class InsideView:
     ``levels.0.gates`` and ``levels.0.experts`` do. Modules may say more by ``wirings()``: see
     :class:`~torchrec_mtl.inside.shown.Wiring`.
 
-    Sums stay on the device until :meth:`figures`; no batch waits for one. Gates are read on every row, experts on every
-    ``stride``-th, since products of all pairs cost more.
+    Sums stay on the device until :meth:`figures`; no batch waits for one. Gates are read on every row. Experts, whose
+    products of all pairs cost more, are read on a sample of one row in ``stride``, in pieces of 512 or more: every
+    ``stride``-th batch of up to 512 rows whole, every ``stride``-th row of large batches, and both between.
 
     Args:
         module: A trunk, or any module that holds one; also inside a sharded model.
         tasks: Names of the towers, in order.
-        stride: Experts' similarity is read from every ``stride``-th row of a batch.
+        stride: Experts' similarity is read from one row in ``stride``.
 
     Raises:
         ValueError: If ``stride`` is not positive.
@@ -64,6 +68,7 @@ class InsideView:
         self._weights: dict[str, Sums] = {}  # of each module that weighs
         self._vectors: dict[str, Sums] = {}  # of each level
         self._waiting: dict[str, dict[str, Tensor]] = {}  # a level's vectors until all of them are made
+        self._batches: Counter[str] = Counter()  # of each level's vectors
 
     @contextmanager
     def watch(self, rows: Callable[[], int | None] = lambda: None) -> Iterator[InsideView]:
@@ -99,12 +104,21 @@ class InsideView:
             self._weights[path] = added(self._weights.get(path), weight_sums(weights[:rows]))
             return
         waiting = self._waiting.setdefault(place.level, {})
-        waiting[path] = output[: rows : self.stride]
+        waiting[path] = output
         if len(waiting) == self._vectors_of[place.level]:
             parts = [waiting[each] for each in self.places if each in waiting]  # as assigned, not as called
-            vectors = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # [B / stride, N, H]
-            self._vectors[place.level] = added(self._vectors.get(place.level), vector_sums(vectors))
             waiting.clear()
+            self._compare(place.level, parts, rows)
+
+    def _compare(self, level: str, parts: Sequence[Tensor], rows: int | None) -> None:
+        """Adds a level's vectors, if the batch is one of the sample's."""
+        skip = min(self.stride, max(1, len(parts[0]) // PIECE))
+        number = self._batches[level]
+        self._batches[level] += 1
+        if number % -(-self.stride // skip) == 0:
+            parts = [part[:rows:skip] for part in parts]
+            vectors = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # [B / skip, N, H]
+            self._vectors[level] = added(self._vectors.get(level), vector_sums(vectors))
 
     def figures(self, group: dist.ProcessGroup | None = None) -> list[Level]:
         """What was seen, by all ranks together: every rank must ask, also one that saw no batch.

@@ -242,6 +242,30 @@ def test_tasks_without_names_are_numbered():
     assert level.experts == ("task 0", "task 1", "shared")
 
 
+class Overwriting(Given):
+    """Writes into the weights that it has shown."""
+
+    def forward(self, weights, vectors=None):
+        return super().forward(weights, vectors).mul_(0)
+
+
+def test_figures_are_of_the_weights_as_they_were_shown():
+    weights = torch.full((6000, 1, 2), 0.5)
+    for batches in (weights[:6].split(2), [weights]):
+        (level,) = seen(Overwriting(), *[batch.clone() for batch in batches])
+        assert level.load.tolist() == [[0.5, 0.5]]
+
+
+def test_figures_may_be_asked_between_batches():
+    given = Given()
+    view = InsideView(given)
+    with view.watch():
+        for count, batch in enumerate(torch.eye(2).view(2, 1, 1, 2), start=1):
+            given(batch)
+            assert view.figures()[0].rows == count
+    assert view.figures()[0].load.tolist() == [[0.5, 0.5]]
+
+
 def test_a_residual_is_part_of_the_load_and_not_of_the_entropy():
     trunk = AdaTT(8, 2, levels=[[5]]).eval()
     (level,) = seen(trunk, rows(), tasks=("engage", "purchase"))

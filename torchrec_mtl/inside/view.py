@@ -15,7 +15,8 @@ from torchrec_mtl.inside.figures import Level, level_figures
 from torchrec_mtl.inside.levels import Place, places_of, wirings_of
 from torchrec_mtl.inside.sums import Sums, added, vector_sums, weight_sums
 
-PIECE = 512  # rows; of fewer the calls cost more than the arithmetic
+PIECE = 512  # rows of experts; of fewer the calls cost more than the arithmetic
+HELD = 4096  # rows of gates, likewise
 
 
 class InsideView:
@@ -66,6 +67,7 @@ class InsideView:
     def reset(self) -> None:
         """Forgets what was seen."""
         self._weights: dict[str, Sums] = {}  # of each module that weighs
+        self._held: dict[str, list[Tensor]] = {}  # weights that are not added yet
         self._vectors: dict[str, Sums] = {}  # of each level
         self._waiting: dict[str, dict[str, Tensor]] = {}  # a level's vectors until all of them are made
         self._batches: Counter[str] = Counter()  # of each level's vectors
@@ -100,8 +102,7 @@ class InsideView:
 
     def _add(self, path: str, place: Place, output: Tensor, rows: int | None) -> None:
         if place.weighs:
-            weights = output if output.ndim == 3 else output.unsqueeze(1)  # [B, T, N]
-            self._weights[path] = added(self._weights.get(path), weight_sums(weights[:rows]))
+            self._weigh(path, (output if output.ndim == 3 else output.unsqueeze(1))[:rows])  # [B, T, N]
             return
         waiting = self._waiting.setdefault(place.level, {})
         waiting[path] = output
@@ -109,6 +110,18 @@ class InsideView:
             parts = [waiting[each] for each in self.places if each in waiting]  # as assigned, not as called
             waiting.clear()
             self._compare(place.level, parts, rows)
+
+    def _weigh(self, path: str, weights: Tensor) -> None:
+        """Adds a module's weights, small batches several at a time."""
+        held = self._held.setdefault(path, [])
+        held.append(weights if len(weights) >= HELD else weights.clone())  # the network may write into its own
+        if sum(map(len, held)) >= HELD:
+            self._add_held(path)
+
+    def _add_held(self, path: str) -> None:
+        held = self._held.pop(path)
+        weights = held[0] if len(held) == 1 else torch.cat(held)
+        self._weights[path] = added(self._weights.get(path), weight_sums(weights))
 
     def _compare(self, level: str, parts: Sequence[Tensor], rows: int | None) -> None:
         """Adds a level's vectors, if the batch is one of the sample's."""
@@ -126,6 +139,8 @@ class InsideView:
         Args:
             group: The ranks; by default all, where there is a process group.
         """
+        for path in list(self._held):
+            self._add_held(path)
         found = [({path: _moved(sums) for path, sums in part.items()}) for part in (self._weights, self._vectors)]
         if dist.is_available() and dist.is_initialized():
             everyone: list[Any] = [None] * dist.get_world_size(group)

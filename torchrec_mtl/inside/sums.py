@@ -19,13 +19,14 @@ def weight_sums(weights: Tensor) -> Sums:
     Shapes:
         weights: ``[B, T, N]``; gives "rows" ``[]``, "weight" ``[T, N]``, "entropy" ``[T]`` and "top" ``[T]``.
     """
-    g = weights.float()
-    return {
-        "rows": _rows(g),
-        "weight": g.sum(0).double(),
-        "entropy": -(g + TINY).log_().mul_(g).sum((0, 2)).double(),  # in place: six times as fast for 64 experts
-        "top": (g.amax(-1) > TOP).sum(0).double(),
-    }
+    with torch.autocast(weights.device.type, enabled=False):
+        g = weights.float()
+        return {
+            "rows": _rows(g),
+            "weight": g.sum(0).double(),
+            "entropy": -(g + TINY).log_().mul_(g).sum((0, 2)).double(),  # in place: six times as fast for 64 experts
+            "top": (g.amax(-1) > TOP).sum(0).double(),
+        }
 
 
 def vector_sums(vectors: Tensor) -> Sums:
@@ -34,12 +35,13 @@ def vector_sums(vectors: Tensor) -> Sums:
     Shapes:
         vectors: ``[B, N, H]``; gives "rows" ``[]``, "vector" ``[N, H]`` and "product" ``[N, N]``, over rows and H.
     """
-    e = vectors.float()
-    return {
-        "rows": _rows(e),
-        "vector": e.sum(0).double(),
-        "product": torch.bmm(e, e.transpose(1, 2)).sum(0).double(),
-    }
+    with torch.autocast(vectors.device.type, enabled=False):  # which would take the products in 8 bits
+        e = vectors.float()
+        return {
+            "rows": _rows(e),
+            "vector": e.sum(0).double(),
+            "product": torch.bmm(e, e.transpose(1, 2)).sum(0).double(),
+        }
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -95,8 +95,7 @@ class InsideView:
         def seen(module: nn.Module, inputs: Any, output: Any) -> None:
             if not isinstance(output, Tensor):
                 return  # TorchRec traces the model with stand-ins before its first batch
-            with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
-                self._add(path, place, output.detach(), rows())
+            self._add(path, place, output.detach(), rows())
 
         return seen
 

@@ -1,6 +1,7 @@
 """The whole comparison: equal budgets, choices by validation alone, nothing repeated and nothing mistaken."""
 
 import json
+from concurrent.futures import Future
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from tests.synthetic import job, make_world, write_job
 from torchrec_mtl import cli
 from torchrec_mtl.experiments.comparison import compare as module
+from torchrec_mtl.experiments.comparison import pool
 from torchrec_mtl.experiments.comparison.candidates import read_comparison, read_yaml
 from torchrec_mtl.experiments.comparison.compare import compare
 from torchrec_mtl.experiments.comparison.planned import TUNING_SEED, Planned, models_of
@@ -223,6 +225,37 @@ def test_the_command_runs_in_processes(world, monkeypatch):
     assert "ctr" in next((world / "out").rglob("seed_0_*.log")).read_text()
     report = json.loads((world / "out" / "report.json").read_text())
     assert report["candidates"]["Shared bottom"]["figures"]["ctr auc"]["values"] == [first, second]
+
+
+class AtOnce:
+    """A pool that runs in this process, whatever it is given."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def submit(self, work, *arguments):
+        future = Future()
+        try:
+            future.set_result(work(*arguments))
+        except ValueError as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_):
+        pass
+
+
+def test_a_run_that_fails_is_named(world, monkeypatch, capsys):
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", AtOnce)
+    monkeypatch.delenv("RANK", raising=False)
+    broken = {**CANDIDATES["candidates"]["Shared bottom"], "features.dense": [{"name": "prize"}]}
+    content = {**CANDIDATES, "tuning": {}, "candidates": {"Shared bottom": broken}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="prize"):  # the model is built all the same
+        compared(world)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Shared bottom, trial: failed." in printed
+    assert not [*(world / "out" / "runs").rglob("*.json")], "it is tried again the next time"
 
 
 def test_help_of_the_command(capsys):

@@ -31,6 +31,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
         axis.grid(axis="x", alpha=0.3)
         axis.xaxis.set_major_locator(MaxNLocator(5))
     axes[0][0].set_yticks(places, list(candidates))
-    canvas.suptitle(f"Test split, mean ± standard error of {summary['seeds']} seeds; line: {summary['baseline']}")
+    seeds = "one seed" if summary["seeds"] == 1 else f"mean ± standard error of {summary['seeds']} seeds"
+    canvas.suptitle(f"Test split, {seeds}; line: {summary['baseline']}")
     canvas.savefig(path, dpi=110)
     plt.close(canvas)

@@ -72,7 +72,16 @@ class RunPool:
             self.pool.submit(run, each.content, path.with_suffix(".log")): path for path, each in waiting.items()
         }
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            path = futures[future]
+            try:
+                found = future.result()
+            except Exception:
+                each = waiting[path]
+                self.console.print(
+                    f"{each.model.candidate}, {each.name}: failed. {path.with_suffix('.log')} has its words."
+                )
+                raise
+            yield path, found
 
 
 def _start() -> None:

@@ -89,7 +89,7 @@ def test_the_files(tmp_path):
 
 
 def test_the_printed_table_names_every_candidate(tmp_path):
-    console = Console(width=160, record=True)
+    console = Console(width=80, record=True)
     write_report(summarize(FOUND, COMPARISON), tmp_path, console)
     text = console.export_text()
     assert "0.6600 ± 0.0200" in text

@@ -132,13 +132,22 @@ def markdown(summary: Summary) -> str:
     return text
 
 
+def _printed(summary: Summary) -> Table:
+    """The table for a terminal: narrower, differences under the values."""
+    heads, rows = rows_of(summary)
+    last = 1 + 2 * len(summary["better"])
+    table = Table(title=title_of(summary), title_justify="left")
+    for head in (heads[0], *heads[1:last:2], heads[last], heads[-1]):
+        table.add_column(head, no_wrap=head in ("", *summary["better"]))
+    for row in rows:
+        pairs = zip(row[1:last:2], row[2:last:2], strict=True)
+        table.add_row(row[0], *("\n".join(filter(None, pair)) for pair in pairs), row[last], row[-1])
+    return table
+
+
 def write_report(summary: Summary, output: Path, console: Console) -> None:
     """Prints the table and writes ``report.md``, ``report.json`` and ``report.png``."""
-    heads, rows = rows_of(summary)
-    table = Table(*heads, title=title_of(summary), title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    console.print(_printed(summary))
     write_metrics(output / "report.json", summary)
     (output / "report.md").write_text(markdown(summary))
     from torchrec_mtl.experiments.comparison.plot import draw  # noqa: PLC0415  # Matplotlib takes a second

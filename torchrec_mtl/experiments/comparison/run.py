@@ -17,7 +17,7 @@ from torchrec_mtl.data.source import Source
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.training.fitting import fit_tasks
 from torchrec_mtl.training.job import Job
-from torchrec_mtl.training.job_file import read_job
+from torchrec_mtl.training.job_file import overridden, read_job
 from torchrec_mtl.training.loop import train
 from torchrec_mtl.training.optimizers import table_parameters
 from torchrec_mtl.training.session import Session, open_session, open_split
@@ -28,7 +28,7 @@ WARM_UP, STEPS = 10, 40
 
 
 def run(content: Content, log: Path) -> dict[str, Any]:
-    """Trains a job as ``torchrec-mtl train`` does; its checkpoints and curves are not kept.
+    """Trains a job as ``torchrec-mtl train`` does; its checkpoints, curves and pictures are not kept.
 
     Args:
         content: What its job file says, but for ``output``.
@@ -40,7 +40,8 @@ def run(content: Content, log: Path) -> dict[str, Any]:
     began = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file, redirect_stdout(file), tempfile.TemporaryDirectory(dir=log.parent) as scratch:
-        job = read_job({**content, "output": scratch})
+        # a look inside goes with the checkpoint
+        job = read_job(overridden(content, {"output": scratch, "training.inside": False}))
         with distributed() as runtime:
             found = train(job, runtime)
     return {"tasks": found, "seconds": time.perf_counter() - began}

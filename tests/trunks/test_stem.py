@@ -216,3 +216,12 @@ def test_stem_refuses(arguments, text):
 def test_stem_refuses_copies_that_do_not_match(own, text):
     with pytest.raises(ValueError, match=text):
         stem(Layout(COLUMNS, own))
+
+
+def test_the_inside_view_learns_whose_each_expert_is():
+    first, last = stem(levels=[[4], [4]], task_experts=2).wirings().values()
+    assert list(first.experts) == [0, 0, 1, 1, 2, 2, "shared"] == list(last.experts)
+    assert (list(first.readers), list(last.readers)) == ([0, 1, 2, "shared"], [0, 1, 2])
+    level = stem(levels=[[4], [4]], task_experts=2).levels[0]
+    names = [name for name, _ in level.named_children()]
+    assert names.index("own") < names.index("shared"), "they are shown in this order, which is that of the gates"

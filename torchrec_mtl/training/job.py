@@ -22,6 +22,7 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
+from torchrec_mtl.inside.warnings import Bounds
 from torchrec_mtl.layout import TaskFeatures
 from torchrec_mtl.managed import embedding_bags
 from torchrec_mtl.model import MultiTaskModel
@@ -109,6 +110,10 @@ class Training:
         autocast: ``bfloat16`` for the products of trunk, towers, attention and dense encoder while training; tables,
             losses and everything that is measured or predicted stay float32. Where the processor has no bfloat16
             arithmetic (AMX, AVX512_BF16) it is slower. By default float32.
+        inside: Whether every evaluation also looks at the trunk's gates and experts: ``inside_<split>.json``, a
+            picture, curves and warnings.
+        inside_bounds: Where a figure of the inside becomes a warning.
+        inside_every: Looks at every so-manieth logged training step too, for curves; by default at none.
     """
 
     epochs: int = 1
@@ -122,11 +127,19 @@ class Training:
     log_every: int = 20
     threads: int | None = None
     autocast: Literal["bfloat16"] | None = None
+    inside: bool = True
+    inside_bounds: Bounds = field(default_factory=Bounds)
+    inside_every: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, but found {getattr(self, name)}.")
+        if self.inside_every is not None and (self.inside_every < 1 or not self.inside):
+            raise ValueError(
+                f"training.inside_every must be at least 1, and training.inside true, but found {self.inside_every} "
+                f"and {str(self.inside).lower()}."
+            )
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts, Gates
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.layout import Layout, runs, take
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_levels, for_each_expert
@@ -31,8 +32,8 @@ class StemLevel(nn.Module):
 
     def __init__(self, shared: Experts, own: Experts, gates: Gates, shared_gate: Gates | None) -> None:
         super().__init__()
-        self.shared = shared
         self.own = own
+        self.shared = shared
         self.gates = gates
         self.shared_gate = shared_gate
 
@@ -179,6 +180,16 @@ class STEM(Trunk):
             tasks, common = level(tasks, common, told)
             told = _beside(common, tasks)
         return tasks
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Whose each expert is, for the inside view; every gate reads all."""
+        tasks, (shared, own) = range(self.num_tasks), self.experts
+        owners: list[int | str] = [*(task for task in tasks for _ in range(own)), *["shared"] * shared]
+        last = len(self.levels) - 1
+        return {
+            f"levels.{i}": Wiring(owners, [*tasks] if i == last else [*tasks, "shared"])
+            for i in range(len(self.levels))
+        }
 
 
 def _beside(one: Tensor, each: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.managed import check_device
 from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.checkpoint import Position, load_model
 from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.fitting import check_fitted
@@ -116,7 +117,7 @@ def open_session(
         types=None if rows is None else hashed_types(rows),
     )
     statistics = {task.name: task.statistics for task in job.tasks if task.statistics}
-    return Session(job, runtime, pipeline, start, ServingState(statistics, tasks=declared or {}))
+    return Session(job, runtime, pipeline, start, ServingState(statistics, tasks=declared or {}, network=NetworkNames.of(objective)))
 
 
 def open_checkpoint(job: Job, runtime: Runtime, path: Path, rows: Source) -> Session:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.levels import check_layers
+from torchrec_mtl.trunks.task_parts import Rows, TaskPart
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -53,6 +54,10 @@ class MMoE(Trunk):
         super().__init__(in_features, num_tasks, layers[-1])
         self.experts = nn.ModuleList(mlp(in_features, layers, options) for _ in range(num_experts))
         self.gates = nn.Linear(in_features, num_tasks * num_experts)  # all tasks' gates in one product
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        return {"gates": Rows({0: self.gates.out_features // self.num_tasks})}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.levels import check_layers
+from torchrec_mtl.trunks.task_parts import Listed, TaskPart
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -60,6 +61,10 @@ class Separate(Trunk):
             )
         self.own = own // num_tasks
         self.networks = nn.ModuleList(mlp(self.common + self.own, layers, options) for _ in range(num_tasks))
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        return {"networks": Listed()}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

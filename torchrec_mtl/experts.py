@@ -4,51 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from torchrec_mtl.each_linear import EachLinear, batched_is_faster, elementwise
+from torchrec_mtl.each_network import each_network, is_relu
 from torchrec_mtl.mlp import PLAIN, LayerOptions, check_widths
 
-
-class EachLinear(nn.Module):
-    r"""N linear layers of one shape: :math:`y_n = W_n x_n + b_n`, or :math:`W_n x + b_n` of one input for all.
-
-    Each starts as ``torch.nn.Linear`` does. Weights are held as one ``[N, H, D]``, biases as ``[N, H]``.
-
-    Args:
-        number: Number of layers, ``N``.
-        in_features: Input width, ``D``.
-        out_features: Output width, ``H``.
-
-    Shapes:
-        x: ``[B, D]``, which every layer reads, or ``[B, N, D]``, one for each. Returns ``[B, N, H]``.
-
-    Raises:
-        ValueError: If a size is not positive.
-    """
-
-    def __init__(self, number: int, in_features: int, out_features: int) -> None:
-        super().__init__()
-        if min(number, in_features, out_features) < 1:
-            raise ValueError(
-                f"EachLinear: every size must be at least 1, but found number={number}, in_features={in_features} and "
-                f"out_features={out_features}."
-            )
-        bound = 1 / math.sqrt(in_features)
-        self.weight = nn.Parameter(torch.empty(number, out_features, in_features).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(number, out_features).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, D]`` or ``[B, N, D]`` to ``[B, N, H]``."""
-        if x.ndim == 2:
-            return linear(x, self.weight.flatten(0, 1), self.bias.flatten()).unflatten(1, self.bias.shape)
-        return torch.stack([linear(x[:, n], self.weight[n], self.bias[n]) for n in range(len(self.bias))], dim=1)
+VECTOR = 16  # floats; below, torch's softmax over the last axis is a tenth as fast on CPU as over another
 
 
 class Experts(nn.Module):
-    """N MLPs of one shape, each with parameters of its own.
+    """N MLPs of one shape, each with parameters of its own, however their products are made.
+
+    Few rows go through one batched product a layer, many through one expert after another, and on CPU those with plain
+    ReLU by a faster loop: see :func:`~torchrec_mtl.each_network.each_network`. The result is the same to rounding.
 
     Args:
         number: Number of experts, ``N``.
@@ -76,14 +49,42 @@ class Experts(nn.Module):
         self.after = nn.ModuleList(
             nn.ModuleList(nn.Sequential(*options.after(width)) for _ in range(number)) for width in layers
         )
+        self.number = number
+        self.widths = tuple(layers)
         self.out_features = layers[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, D]`` or ``[B, N, D]`` to ``[B, N, H]``."""
-        for layer, after in zip(self.layers, self.after, strict=True):
-            made = layer(x).unbind(1)  # N of [B, H]
-            x = torch.stack([module(part) for module, part in zip(after.children(), made, strict=True)], dim=1)
-        return x
+        pairs: Any = zip(self.layers, self.after, strict=True)
+        stages = [(layer, list(after)) for layer, after in pairs]
+        if all(is_relu(after[0]) for _, after in stages):  # all experts' are made alike
+            weights, biases = zip(*((layer.weight, layer.bias) for layer, _ in stages), strict=True)
+            return each_network(x, weights, biases, last=True)
+        widest = max(self.widths) if x.ndim == 2 else max(x.shape[2], *self.widths)
+        return _together(x, stages) if batched_is_faster(x, self.number * widest) else _one_by_one(x, stages)
+
+
+def _together(x: Tensor, stages: Sequence[tuple[Any, list[Any]]]) -> Tensor:
+    for layer, after in stages:
+        x = layer(x)
+        if elementwise(after[0]):
+            x = after[0](x)
+        else:
+            x = torch.stack([module(part) for module, part in zip(after, x.unbind(1), strict=True)], dim=1)
+    return x
+
+
+def _one_by_one(x: Tensor, stages: Sequence[tuple[Any, list[Any]]]) -> Tensor:
+    each = [zip(layer.weight.unbind(), layer.bias.unbind(), after, strict=True) for layer, after in stages]
+    # unbind has one backward for all, where each slice of its own would fill zeros for the rest
+    parts = x.unbind(1) if x.ndim == 3 else [x] * len(stages[0][1])
+    made = []
+    for n, steps in enumerate(zip(*each, strict=True)):  # of one expert
+        part = parts[n]
+        for weight, bias, after in steps:
+            part = after(linear(part, weight, bias))
+        made.append(part)
+    return torch.stack(made, dim=1)
 
 
 class Gates(nn.Module):
@@ -117,4 +118,6 @@ class Gates(nn.Module):
             dropped = torch.rand_like(scores) < self.dropout
             dropped &= ~dropped.all(-1, keepdim=True)
             scores = scores.masked_fill(dropped, -math.inf)  # the softmax of the rest is their renormalised one
+        if scores.device.type == "cpu" and scores.shape[-1] < VECTOR:
+            return scores.transpose(1, 2).softmax(1).transpose(1, 2)
         return scores.softmax(-1)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_mtl.heads import AlternativePaths, ProbabilityProduct, TaskHeads
+from torchrec_mtl.heads import AlternativePaths, Head, ProbabilityProduct, TaskHeads
 from torchrec_mtl.tasks import BinaryTask
 
 LOGIT = st.floats(-2000, 2000, width=32)
@@ -89,7 +89,7 @@ def test_no_logit_breaks_it(dtype, rows, z):
     assert gradient.abs().max() <= 1 + 1e-5
 
 
-class Column(torch.nn.Module):
+class Column(Head):
     """A tower that gives the first number it sees."""
 
     def forward(self, features):

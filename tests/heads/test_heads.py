@@ -6,10 +6,10 @@ from itertools import permutations
 import pytest
 import torch
 
-from torchrec_mtl.heads import Joined, ProbabilityProduct, TaskHeads, Tower
+from torchrec_mtl.heads import Head, Joined, ProbabilityProduct, TaskHeads, Tower
 
 
-class Pick(torch.nn.Module):
+class Pick(Head):
     """A tower that gives the first number it sees: so it shows which vector it was handed."""
 
     def forward(self, features):

@@ -69,7 +69,7 @@ def test_a_task_hears_of_the_first_through_the_second_alone():
             parameter.zero_()
         before = trunk(features)
         trunk.own.layers[0].weight[:2].normal_()
-    after = trunk(features)
+        after = trunk(features)
     assert torch.equal(after[:, 2], before[:, 2])
     assert not torch.equal(after[:, 1], before[:, 1])
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests.trunks.test_mmoe import affine, doubled, relu
-from torchrec_mtl.mlp import LayerOptions, mlp
+from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.trunks import SharedBottom
 
 
 @pytest.mark.parametrize("layers", [[3], [5, 3]])
-def test_every_task_reads_the_same_network(layers):
+def test_all_tasks_read_the_vector_of_one_network(layers):
     torch.manual_seed(0)
     trunk = SharedBottom(6, 2, layers=layers)
     state, features = doubled(trunk), torch.randn(4, 6) * 2
@@ -17,17 +17,19 @@ def test_every_task_reads_the_same_network(layers):
     for x in features.double().tolist():
         for layer in range(len(layers)):
             x = relu(affine(state[f"bottom.{2 * layer}.weight"], state[f"bottom.{2 * layer}.bias"], x))  # noqa: PLW2901
-        expected.append([x, x])
+        expected.append([x])  # one vector, which both tasks read
     torch.testing.assert_close(trunk(features), torch.tensor(expected), atol=1e-6, rtol=1e-5)
 
 
 def test_gradients_of_all_tasks_add_up():
-    trunk = SharedBottom(6, 3, layers=[4])
-    features = torch.randn(5, 6)
-    weight = trunk.bottom[0].weight
-    alone = torch.autograd.grad(trunk(features)[:, 0].sum(), weight)[0]
-    together = torch.autograd.grad(trunk(features).sum(), weight)[0]
-    torch.testing.assert_close(together, 3 * alone)
+    trunk, heads = SharedBottom(6, 3, layers=[4]), TaskHeads({name: Tower(4) for name in ("a", "b", "c")})
+    features, weight = torch.randn(5, 6), trunk.bottom[0].weight
+
+    def gradient(*names):
+        outputs = heads(trunk(features))
+        return torch.autograd.grad(sum(outputs[name].sum() for name in names), weight)[0]
+
+    torch.testing.assert_close(gradient("a", "b", "c"), gradient("a") + gradient("b") + gradient("c"))
 
 
 @pytest.mark.parametrize(
@@ -41,14 +43,3 @@ def test_gradients_of_all_tasks_add_up():
 def test_shared_bottom_refuses(arguments, text):
     with pytest.raises(ValueError, match=text):
         SharedBottom(6, 2, **arguments)
-
-
-def test_an_mlp_without_layers_is_the_identity():
-    x = torch.randn(3, 4)
-    assert torch.equal(mlp(4, [])(x), x)
-
-
-def test_an_mlp_takes_another_activation():
-    network = mlp(2, [3], LayerOptions(activation=torch.nn.Tanh))
-    x = torch.randn(5, 2)
-    torch.testing.assert_close(network(x), torch.tanh(x @ network[0].weight.T + network[0].bias))

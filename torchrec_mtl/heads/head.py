@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -16,3 +17,15 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, H]`` to ``[B]`` or ``[B, K]``."""
+
+    @classmethod
+    def together(cls, heads: Sequence[Head], features: Tensor) -> list[Tensor]:
+        """The outputs of several heads of this class, where that is faster than one head after another.
+
+        Args:
+            heads: The heads, T of them.
+            features: ``[B, T, H]``, or ``[B, 1, H]`` for all of them.
+        """
+        # unbind has one backward for all heads, where each slice of its own would fill zeros for the rest
+        vectors = features.unbind(1) if features.shape[1] > 1 else (features.squeeze(1),) * len(heads)
+        return [head(vector) for head, vector in zip(heads, vectors, strict=True)]

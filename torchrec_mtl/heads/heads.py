@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
+import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.heads.head import Head
@@ -88,15 +89,24 @@ class TaskHeads(nn.Module):
 
     def tower_outputs(self, shared: Tensor) -> dict[str, Tensor]:
         """The towers' part of :meth:`forward`."""
-        # unbind has one backward for all towers, where each slice of its own would fill zeros for the rest
-        vectors = shared.unbind(1) if shared.shape[1] > 1 else (shared.squeeze(1),) * len(self.towers)
-        outputs = {
-            name: tower(vector) for name, tower, vector in zip(self.tower_names, self.towers, vectors, strict=True)
-        }
+        outputs = dict(zip(self.tower_names, self._towers(shared), strict=True))
         if not self.training:
             for name, calibrator in zip(self.tower_names, self.calibrators, strict=True):
                 outputs[name] = calibrator(outputs[name])
         return outputs
+
+    def _towers(self, shared: Tensor) -> list[Tensor]:
+        """The towers' outputs, those of each class together."""
+        kinds: dict[type[Head], dict[int, Head]] = {}
+        for place, tower in enumerate(self.towers):
+            assert isinstance(tower, Head)
+            kinds.setdefault(type(tower), {})[place] = tower
+        made: dict[int, Tensor] = {}
+        vectors = shared.unbind(1) if len(kinds) > 1 and shared.shape[1] > 1 else None
+        for kind, its in kinds.items():
+            read = shared if vectors is None else torch.stack([vectors[place] for place in its], dim=1)
+            made |= zip(its, kind.together(list(its.values()), read), strict=True)
+        return [made[place] for place in range(len(self.towers))]
 
     def moved(self, outputs: Mapping[str, Tensor], offsets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of :meth:`forward` as they are with offsets, ``{tower: [B]}``, added before links read them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -98,6 +99,9 @@ class Training:
         keep: Number of checkpoints that are kept.
         log_every: Steps between points of the training curves.
         threads: CPU threads a rank; by default the cores divided by the ranks of this machine.
+        autocast: ``bfloat16`` for the products of trunk, towers, attention and dense encoder while training; tables,
+            losses and everything that is measured or predicted stay float32. Where the processor has no bfloat16
+            arithmetic (AMX, AVX512_BF16) it is slower. By default float32.
     """
 
     epochs: int = 1
@@ -110,6 +114,7 @@ class Training:
     keep: int = 2
     log_every: int = 20
     threads: int | None = None
+    autocast: Literal["bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "checkpoint_every", "keep", "log_every"):

@@ -17,6 +17,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec_mtl.frozen import Frozen, keep_rows
 from torchrec_mtl.managed import check_device, managed_tables
 from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.training.autocast import autocast
 from torchrec_mtl.training.freezing import TrainedDataParallelWrapper, stop_tables
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer, table_parameters
 from torchrec_mtl.training.rowwise import use_compiled_loop
@@ -66,6 +67,7 @@ def build_train_pipeline(
     device: torch.device | None = None,
     constraints: Mapping[str, TableSharding] | None = None,
     batch_size: int | None = None,
+    products: torch.dtype | None = None,
 ) -> TrainPipelineSparseDist:
     """Shards an objective, gives tables and towers their optimizers and returns TorchRec's pipeline around it.
 
@@ -78,6 +80,7 @@ def build_train_pipeline(
         device: Device of this rank; by default the current CUDA device where there is one, else the CPU.
         constraints: ``{table: what the planner may do}``.
         batch_size: Rows a rank and step, for the planner's cost model.
+        products: ``torch.bfloat16`` to train under :func:`~torchrec_mtl.training.autocast.autocast`.
 
     Raises:
         ValueError: If the optimizer would be ignored by the platform, no sharding plan fits, or tables have managed
@@ -120,7 +123,8 @@ def build_train_pipeline(
     )
     use_compiled_loop(model)
     stop_tables(model, frozen.tables)
-    return StrictPipeline(model, _optimizer(model, tables, dense_optimizer, table_optimizer, frozen), device)
+    optimizer = _optimizer(model, tables, dense_optimizer, table_optimizer, frozen)
+    return StrictPipeline(model, optimizer, device, custom_model_fwd=autocast(model, device, products))
 
 
 def _optimizer(

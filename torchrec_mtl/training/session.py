@@ -105,6 +105,7 @@ def open_session(
         device=runtime.device,
         constraints=training.sharding,
         batch_size=job.data.batch_size,
+        products=None if training.autocast is None else getattr(torch, training.autocast),
     )
     assert isinstance(pipeline._model, DistributedModelParallel)
     start = Position(

@@ -7,7 +7,7 @@ from torchrec_mtl.trunks.annealing import Annealing
 from torchrec_mtl.trunks.cross_stitch import CrossStitch
 from torchrec_mtl.trunks.dbmtl import DBMTL
 from torchrec_mtl.trunks.htlnet import HTLNet
-from torchrec_mtl.trunks.mmoe import MMoE
+from torchrec_mtl.trunks.mmoe import MMoE, MultiLevelMMoE
 from torchrec_mtl.trunks.omoe import OMoE
 from torchrec_mtl.trunks.ple import CGC, PLE
 from torchrec_mtl.trunks.separate import Separate
@@ -23,6 +23,7 @@ __all__ = [
     "Separate",
     "OMoE",
     "MMoE",
+    "MultiLevelMMoE",
     "CGC",
     "PLE",
     "AdaTT",

@@ -27,7 +27,7 @@ class OMoE(Trunk):
         gate_dropout: Probability of dropping an expert from the gate while training.
 
     Shapes:
-        features: ``[B, D]``; returns ``[B, T, H]``, the same row for every task (a view, not a copy).
+        features: ``[B, D]``; returns ``[B, 1, H]``, which every task reads.
 
     Raises:
         ValueError: If there is no layer or no expert, a size is not positive, or the gate dropout is outside
@@ -39,7 +39,7 @@ class OMoE(Trunk):
     Example::
 
         trunk = OMoE(in_features=8, num_tasks=2, num_experts=4, layers=[32, 16])
-        trunk(torch.randn(4, 8)).shape  # torch.Size([4, 2, 16])
+        trunk(torch.randn(4, 8)).shape  # torch.Size([4, 1, 16])
     """
 
     def __init__(
@@ -64,6 +64,5 @@ class OMoE(Trunk):
         return {}  # all is shared
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps ``[B, D]`` to ``[B, T, H]``."""
-        mixed = self.gates(features) @ self.experts(features)  # [B, 1, E] @ [B, E, H]
-        return mixed.expand(-1, self.num_tasks, -1)  # [B, T, H]
+        """Maps ``[B, D]`` to ``[B, 1, H]``."""
+        return self.gates(features) @ self.experts(features)  # [B, 1, E] @ [B, E, H]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
+from torchrec_mtl.experts import Experts
+from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
 from torchrec_mtl.trunks.task_parts import Listed, TaskPart
 from torchrec_mtl.trunks.trunk import Trunk
@@ -60,7 +61,7 @@ class Separate(Trunk):
                 f"but found common={common}."
             )
         self.own = own // num_tasks
-        self.networks = nn.ModuleList(mlp(self.common + self.own, layers, options) for _ in range(num_tasks))
+        self.networks = Experts(num_tasks, self.common + self.own, layers, options)
 
     def task_parts(self) -> dict[str, TaskPart]:
         """Which parameters are whose."""
@@ -69,8 +70,7 @@ class Separate(Trunk):
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""
         if not self.own:
-            return torch.stack([network(features) for network in self.networks], dim=1)  # [B, T, H]
-        common, own = features[:, : self.common], features[:, self.common :]
-        slices = own.unflatten(1, (self.num_tasks, self.own)).unbind(1)  # T of [B, own]
-        read = [torch.cat([common, part], dim=1) for part in slices]
-        return torch.stack([network(x) for network, x in zip(self.networks, read, strict=True)], dim=1)  # [B, T, H]
+            return self.networks(features)
+        common = features[:, : self.common].unsqueeze(1).expand(-1, self.num_tasks, -1)  # [B, T, C]
+        own = features[:, self.common :].unflatten(1, (self.num_tasks, self.own))
+        return self.networks(torch.cat([common, own], dim=2))

@@ -22,7 +22,7 @@ class SharedBottom(Trunk):
         options: Normalisation, activation and dropout after each layer.
 
     Shapes:
-        features: ``[B, D]``; returns ``[B, T, H]``, the same row for every task (a view, not a copy).
+        features: ``[B, D]``; returns ``[B, 1, H]``, which every task reads.
 
     Raises:
         ValueError: If there is no layer, or a size is not positive.
@@ -32,7 +32,7 @@ class SharedBottom(Trunk):
     Example::
 
         trunk = SharedBottom(in_features=8, num_tasks=2, layers=[32, 16])
-        trunk(torch.randn(4, 8)).shape  # torch.Size([4, 2, 16])
+        trunk(torch.randn(4, 8)).shape  # torch.Size([4, 1, 16])
     """
 
     def __init__(
@@ -47,6 +47,5 @@ class SharedBottom(Trunk):
         return {}  # all is shared
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps ``[B, D]`` to ``[B, T, H]``."""
-        shared = self.bottom(features)  # [B, H]
-        return shared.unsqueeze(1).expand(-1, self.num_tasks, -1)  # [B, T, H]
+        """Maps ``[B, D]`` to ``[B, 1, H]``."""
+        return self.bottom(features).unsqueeze(1)

@@ -39,7 +39,7 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """Maps ``[B, D]`` to ``[B, T, H]``."""
+        """Maps ``[B, D]`` to ``[B, T, H]``, or to ``[B, 1, H]``."""
 
     def bind(self, towers: Mapping[str, nn.Module]) -> None:  # most have no use for it
         """Shows the trunk the towers that read its vectors, in their order, once the model is put together.

@@ -35,11 +35,12 @@ def weights_of(ours):
             tower, part, *rest = name.removeprefix("heads.towers.").split(".")
             place = f"network.towers.{tower}." + (f"0.{'.'.join(rest)}" if part == "hidden" else f"1.{rest[0]}")
             found[place] = value
-        elif name.startswith("trunk.experts."):
-            found["network." + name.removeprefix("trunk.")] = value
-        elif name.startswith("trunk.gates."):
-            for task, gate in enumerate(value.chunk(ours.workload.tasks)):
-                found[f"network.gates.{task}.{name.rsplit('.', 1)[1]}"] = gate
+        elif name.startswith("trunk.levels.0.experts."):
+            layer, part = name.split(".")[-2:]
+            found |= {f"network.experts.{e}.{2 * int(layer)}.{part}": each for e, each in enumerate(value)}
+        elif name.startswith("trunk.levels.0.gates."):
+            part = name.rsplit(".", 1)[1]
+            found |= {f"network.gates.{task}.{part}": gate for task, gate in enumerate(value)}
     return found
 
 

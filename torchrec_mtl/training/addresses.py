@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchrec_mtl.objective import MultiTaskObjective
@@ -105,3 +105,9 @@ def address_of(entry: str, shape: Sequence[int], names: NetworkNames, parts: Map
 def inside(name: str, parts: Collection[str]) -> bool:
     """Whether a name is that of one of some parts, or lies in one."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def table_entries(state: Iterable[str]) -> dict[str, str]:
+    """``{table: its entry}`` of an objective's state."""
+    kept = ("model.embeddings.", "model.sequences.embeddings.")
+    return {name.split(".")[-2]: name for name in state if name.startswith(kept) and name.endswith(".weight")}

@@ -132,7 +132,9 @@ def _without_backward(kind: type[nn.Module]) -> type[nn.Module]:
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
-            return kind.forward(self, *args, **kwargs)
+            found = kind.forward(self, *args, **kwargs)
+        # ends the graph here, but not before: ranks without such a table take part in exchanging the gradient
+        return found.requires_grad_(torch.is_grad_enabled())
 
     return type(f"Frozen{kind.__name__}", (kind,), {"forward": forward})
 

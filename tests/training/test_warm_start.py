@@ -37,6 +37,7 @@ def content(root, towers, name, trunk="MMoE", hidden=8, **training):
     }
     base["tasks"] = [task(each, "purchase" if "cvr" in each else "click") for each in towers]
     base["training"] |= {"epochs": 1, **training}
+    base["data"] |= {"funnel": None, "group": None}
     return base | {"output": str(root / name)}
 
 
@@ -53,6 +54,10 @@ def root(tmp_path_factory):
     write_split(root / "test", impressions(61, seed=3), files=1)
     jobs = [write(root, ["ctr", "cvr", "like"], f"old_{trunk}", trunk=trunk) for trunk in (*TRUNKS, "SharedBottom")]
     run_on_ranks(train_all, 2, jobs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RANK", raising=False)
+        for trunk, path in zip((*TRUNKS, "SharedBottom"), jobs, strict=True):
+            predictions(root, path, f"old_{trunk}")
     return root
 
 
@@ -94,11 +99,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("trunk", [*TRUNKS, "SharedBottom"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("trunk", "case"), [("SharedBottom", "same"), *((t, c) for t in TRUNKS for c in CASES)])
 def test_kept_tasks_predict_what_the_checkpoint_predicts(root, trunk, case):
     towers, rename, new = CASES[case]
-    before = predictions(root, str(root / f"old_{trunk}.yaml"), f"old_{trunk}_{case}")
+    before = pq.read_table(root / f"predictions_old_{trunk}").to_pandas().set_index("row_id").sort_index()
     start = {"checkpoint": str(root / f"old_{trunk}"  / "checkpoints"), "rename": rename, "new": new}
     name = f"{case}_{trunk}"
     path = started(root, towers, name, start, trunk=trunk)

@@ -51,6 +51,9 @@ class Piece:
 
     def copy(self, there: Tensor, here: Tensor) -> None:
         """Copies what is taken of the source."""
+        if not self.shape:  # a scalar has no places
+            here.copy_(there)
+            return
         for dimension, (_, rows) in self.rows.items():
             there = there.index_select(dimension, torch.tensor(rows, dtype=torch.long))
         places = [
@@ -119,7 +122,7 @@ def match(here: Addresses, there: Addresses, new: Collection[str], new_towers: C
         fits = len(shape) == len(its_shape) and all(
             its == size for i, (size, its) in enumerate(zip(shape, its_shape, strict=True)) if i not in rows
         )
-        missing += [f"{address.name} (of '{task}')" for task in sorted({t for t, _ in lacking if t is not None})]
+        missing += [f"{address.name} of {task}" for task in sorted({t for t, _ in lacking if t is not None})]
         if not fits or any(task is None for task, _ in lacking) or _more_shared(address, its_address):
             other.append(f"{address.name}: {list(its_shape)}, here {list(shape)}")
         taken = {dimension: (ours, its) for dimension, (ours, its, _) in rows.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchrec_mtl.experts import Experts
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
-from torchrec_mtl.trunks.task_parts import Listed, TaskPart
+from torchrec_mtl.trunks.task_parts import TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -65,7 +65,7 @@ class Separate(Trunk):
 
     def task_parts(self) -> dict[str, TaskPart]:
         """Which parameters are whose."""
-        return {"networks": Listed()}
+        return experts_of("networks")
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

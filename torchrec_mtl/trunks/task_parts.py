@@ -85,6 +85,8 @@ class Listed(TaskPart):
 
     def place(self, rest: Sequence[str], shape: Sequence[int], tasks: Sequence[str]) -> Place:
         """Names the entry after its task."""
+        if not (rest and rest[0].isdigit()):
+            raise ValueError(f"'{'.'.join(rest)}' does not begin with a place in a list")
         index = int(rest[0])
         task = self.first + index // self.per_task
         if task >= len(tasks):

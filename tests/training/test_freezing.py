@@ -80,7 +80,9 @@ SHOP, RECENT = (f"embeddings.embedding_bags.{table}.weight" for table in ("shop"
 def all_cases(names):
     with distributed():
         return {
-            (sharding, tuple(parts)): changed(trained(frozen(parts), sharding)) for sharding in SHARDINGS for parts in names
+            (sharding, tuple(parts)): changed(trained(frozen(parts), sharding))
+            for sharding in SHARDINGS
+            for parts in names
         }
 
 
@@ -111,7 +113,7 @@ def test_what_is_frozen_keeps_every_bit_and_the_rest_trains(ranks):
 
 
 def rows_case():
-    """A frozen trunk of which the second tower is new, trained with weight decay, which moves also what has no gradient."""
+    """A frozen trunk whose second tower is new, trained with weight decay, which also moves what has no gradient."""
     makers = {
         "MMoE": lambda: MMoE(FEATURES.width, 2, num_experts=3, layers=[8]),
         "PLE": lambda: PLE(FEATURES.width, 2, levels=[[8], [8]], shared_experts=1, task_experts=2),
@@ -165,7 +167,9 @@ def test_dropout_of_what_is_frozen_stays_off():
 
 def test_a_wrong_part_is_named():
     objective = make_objective()
-    with pytest.raises(ValueError, match=r"freeze: there is no part 'towers.clik'. Found \['tables', 'tables.shop', .*"):
+    with pytest.raises(
+        ValueError, match=r"freeze: there is no part 'towers.clik'. Found \['tables', 'tables.shop', .*"
+    ):
         freeze(objective, ["towers.clik"])
     with pytest.raises(ValueError, match=r"did you mean 'trunk'\?"):
         freeze(objective, ["trunks"])

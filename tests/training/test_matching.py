@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.contract import every_subclass, trunk_maker
+from tests.contract import every_subclass
 from torchrec_mtl.heads import Tower
 from torchrec_mtl.mlp import LayerOptions
 from torchrec_mtl.training.addresses import NetworkNames
@@ -63,7 +63,9 @@ def transferred(kind, before, after, new=(), new_towers=()):
     state, source = trunk.state_dict(), old.state_dict()
     for piece in found.pieces:
         if piece.source is not None:
-            piece.copy(source[piece.source.removeprefix("model.trunk.")], state[piece.entry.removeprefix("model.trunk.")])
+            piece.copy(
+                source[piece.source.removeprefix("model.trunk.")], state[piece.entry.removeprefix("model.trunk.")]
+            )
     return old, trunk, found
 
 
@@ -101,9 +103,13 @@ def test_steps_of_a_funnel_are_added_and_dropped_at_its_end(kind, after):
 
 @pytest.mark.parametrize("kind", CROSSED)
 def test_what_tasks_learnt_of_each_other_follows_them(kind):
-    _, trunk, found = transferred(kind, ["a", "b", "c"], ["d", "c", "a"], new_towers=["d"])
+    _, _, found = transferred(kind, ["a", "b", "c"], ["d", "c", "a"], new_towers=["d"])
     taken = {piece.entry.rpartition("trunk.")[2]: piece for piece in found.pieces}
-    stitch = {CrossStitch: "stitches.0", AdaTT: "levels.0.gates.scores.weight", PLE: "levels.0.shared_gate.scores.weight"}
+    stitch = {
+        CrossStitch: "stitches.0",
+        AdaTT: "levels.0.gates.scores.weight",
+        PLE: "levels.0.shared_gate.scores.weight",
+    }
     piece = taken[stitch[kind]]
     rows = {CrossStitch: [1, 2], AdaTT: [2, 3, 4, 5], PLE: [2, 3, 4, 5, 6, 7]}[kind]
     its = {CrossStitch: [2, 0], AdaTT: [4, 5, 0, 1], PLE: [4, 5, 0, 1, 6, 7]}[kind]  # of m = 2, PLE's shared last
@@ -112,14 +118,10 @@ def test_what_tasks_learnt_of_each_other_follows_them(kind):
 
 
 def test_every_trunk_says_which_parameters_are_whose():
-    for kind in every_subclass(Trunk):
-        if kind.__module__.startswith("torchrec_mtl."):
-            trunk = trunk_maker(kind)()
-            parts = trunk.task_parts()
-            assert parts is not None, kind
-            for part in parts:  # every one is there
-                shapes = {f"model.trunk.{name}": entry.shape for name, entry in trunk.state_dict().items()}
-                assert addresses(shapes, NetworkNames([f"t{i}" for i in range(trunk.num_tasks)]), parts), part
+    found = [kind for kind in every_subclass(Trunk) if kind.__module__.startswith("torchrec_mtl.")]
+    assert set(MAKERS) <= set(found)
+    for kind, make_one in MAKERS.items():  # the contract's tests look at what each says
+        assert make_one(3).task_parts() is not None, kind
 
 
 def test_a_funnel_in_another_order_is_refused():
@@ -132,11 +134,13 @@ def test_a_funnel_in_another_order_is_refused():
 def test_what_is_missing_or_has_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"does not hold \['trunk.levels.0.gates.scores.weight of d'.*at random"):
         transferred(MMoE, ["a", "b"], ["a", "d"])
-    with pytest.raises(ValueError, match=r"does not hold \['trunk.networks.layers.0.weight of d'.* and \d+ more, which would"):
+    with pytest.raises(
+        ValueError, match=r"does not hold \['trunk.networks.layers.0.weight of d'.* and \d+ more, which would"
+    ):
         transferred(Separate, ["a", "b"], ["a", "d"])
+    here = addresses({"model.trunk.bottom.0.weight": (5, 7)}, NetworkNames(["a"]), {})
+    there = addresses({"model.trunk.bottom.0.weight": (5, 6)}, NetworkNames(["a"]), {})
     with pytest.raises(ValueError, match=r"holds other shapes: \['trunk.bottom.0.weight: \[5, 6\], here \[5, 7\]'\]"):
-        here = addresses({"model.trunk.bottom.0.weight": (5, 7)}, NetworkNames(["a"]), {})
-        there = addresses({"model.trunk.bottom.0.weight": (5, 6)}, NetworkNames(["a"]), {})
         match(here, there, [], [])
 
 
@@ -144,4 +148,6 @@ def test_a_part_that_is_new_is_left_alone():
     _, trunk, found = transferred(SharedBottom, ["a"], ["a"], new=["trunk"])
     assert all(piece.source is None for piece in found.pieces)
     assert set(found.left) == {"trunk"}
-    assert all(torch.equal(entry, make(SharedBottom, ["a"], 2).state_dict()[n]) for n, entry in trunk.state_dict().items())
+    assert all(
+        torch.equal(entry, make(SharedBottom, ["a"], 2).state_dict()[n]) for n, entry in trunk.state_dict().items()
+    )

@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from tests.ranks import run_on_ranks
 from tests.synthetic import SHOPS, impressions, job, write_job, write_split
-from tests.training.test_loop import state
 from torchrec_mtl import cli
+from torchrec_mtl.training import checkpoint
 from torchrec_mtl.training.distributed import distributed
 
 BINARY = "torchrec_mtl.tasks.BinaryTask"
@@ -92,7 +93,7 @@ def run(path):
 
 CASES = {
     "same": (["ctr", "cvr", "like"], {}, []),
-    "added_first": (["share", "ctr", "cvr", "like"], {}, ["towers.share"]),
+    "added_first": (["a_share", "ctr", "cvr", "like"], {}, ["towers.a_share"]),
     "dropped": (["cvr"], {}, []),
     "renamed_and_reordered": (["like", "buy_cvr", "ctr"], {"towers.cvr": "towers.buy_cvr"}, []),
     "swapped": (["ctr", "like", "cvr"], {"towers.ctr": "towers.like", "towers.like": "towers.ctr"}, []),
@@ -103,7 +104,7 @@ CASES = {
 def test_kept_tasks_predict_what_the_checkpoint_predicts(root, trunk, case):
     towers, rename, new = CASES[case]
     before = pq.read_table(root / f"predictions_old_{trunk}").to_pandas().set_index("row_id").sort_index()
-    start = {"checkpoint": str(root / f"old_{trunk}"  / "checkpoints"), "rename": rename, "new": new}
+    start = {"checkpoint": str(root / f"old_{trunk}" / "checkpoints"), "rename": rename, "new": new}
     name = f"{case}_{trunk}"
     path = started(root, towers, name, start, trunk=trunk)
     run(path)
@@ -126,3 +127,171 @@ def test_kept_tasks_predict_what_the_checkpoint_predicts(root, trunk, case):
     dropped = {"ctr", "cvr", "like"} - {was for was, _ in kept}
     assert {f"towers.{each}" for each in dropped} <= set(report["left"])
     assert report["parts"]["tables.shop"] == {"loaded": SHOPS * 8, "new": 0, "there": "tables.shop"}
+
+
+def entries(directory, shapes=None):
+    """The model of a run's newest checkpoint, whole."""
+    path = checkpoint.find(directory)
+    state = {f"model.{name}": torch.empty(shape) for name, shape in checkpoint.read_shapes(path).items()}
+    dcp.load(state, checkpoint_id=str(path), no_dist=True)
+    return {name.removeprefix("model.model."): entry for name, entry in state.items()}
+
+
+def frozen_runs(path):
+    with distributed():
+        cli.run(["train", "--config", path])
+        cli.run(["train", "--config", path, "--resume", "--training.epochs=2"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_new_towers_train_on_a_frozen_shared_part_also_when_resumed(root, ranks):
+    start = {"checkpoint": str(root / "old_MMoE" / "checkpoints"), "new": ["towers.share"]}
+    name = f"frozen_{ranks}"
+    path = write(root, ["share", "cvr"], name, start_from=start, freeze=["tables", "trunk", "towers.cvr"])
+    run_on_ranks(frozen_runs, ranks, path)
+    old, new = entries(root / "old_MMoE" / "checkpoints"), entries(root / name / "checkpoints")
+    for each in ("embeddings.embedding_bags.shop.weight", "embeddings.embedding_bags.brands.weight"):
+        assert torch.equal(old[each], new[each]), each
+    shared = [each for each in new if each.startswith("trunk.") and "experts" in each]
+    assert shared
+    assert all(torch.equal(old[each], new[each]) for each in shared)
+    gates = "trunk.levels.0.gates.scores.weight"
+    assert torch.equal(old[gates][1], new[gates][0]), "the gate of cvr, by its name: YAML sorts the towers"
+    for each in ("hidden.0.weight", "output.bias"):
+        assert torch.equal(old[f"heads.towers.1.{each}"], new[f"heads.towers.0.{each}"])
+    if ranks == 1:
+        with pytest.raises(
+            ValueError, match=r"was trained with freeze \['tables', 'trunk', 'towers.cvr'\], but this run"
+        ):
+            cli.run(["train", "--config", path, "--resume", "--training.epochs=3", "--training.freeze", "[tables]"])
+    report = json.loads((root / name / "start.json").read_text())
+    assert report["frozen"] == ["tables", "trunk", "towers.cvr"]
+    assert report["parts"]["trunk"]["new"] == 3 * (gates_width(new) + 1)
+    assert {"towers.ctr", "towers.like", "trunk"} == set(report["left"])
+    steps = [json.loads(file.read_text())["step"] for file in sorted((root / name).glob("checkpoints/*/meta.json"))]
+    assert len(steps) == 2, "the second run went on"
+    first = entries(sorted((root / name / "checkpoints").iterdir())[0])
+    assert not torch.equal(first["heads.towers.1.output.weight"], new["heads.towers.1.output.weight"])
+    assert not torch.equal(first[gates][1], new[gates][1])
+
+
+def gates_width(state):
+    return state["trunk.levels.0.gates.scores.weight"].shape[2]
+
+
+ERRORS = {
+    "unknown tower": (
+        ["ctr", "share"],
+        {},
+        {},
+        r"Tower 'share' is not in the checkpoint .*, whose towers are \['ctr', 'cvr', 'like'\], so it would start at "
+        r"random. If it is to, name towers.share in start_from.new",
+    ),
+    "unknown new": (["ctr"], {"new": ["towers.shar"]}, {}, r"start_from.new: there is no part 'towers.shar'. Found"),
+    "unknown rename": (
+        ["ctr"],
+        {"rename": {"towers.clik": "towers.ctr"}},
+        {},
+        r"start_from.rename: the checkpoint .* has no tower 'clik'",
+    ),
+    "taken name": (
+        ["ctr"],
+        {"rename": {"towers.cvr": "towers.ctr"}},
+        {},
+        r"tower 'cvr' becomes 'ctr', but the checkpoint .* has another tower of that name",
+    ),
+    "unknown table": (
+        ["ctr"],
+        {"rename": {"tables.shops": "tables.shop"}},
+        {},
+        r"start_from.rename: the checkpoint .* has no tables \['shops'\]. Found \['brands', 'shop'\]",
+    ),
+    "another trunk": (
+        ["ctr"],
+        {},
+        {"trunk": "OMoE"},
+        r"has a MMoE as its trunk, but this job a OMoE. Declare the same, or name trunk in start_from.new",
+    ),
+    "another width": (
+        ["ctr"],
+        {},
+        {"hidden": 12},
+        r"holds other shapes: .*'towers.ctr.hidden.0.weight: \[8, 8\], here \[12, 8\]'",
+    ),
+    "frozen and new": (
+        ["ctr", "share"],
+        {"new": ["towers.share"]},
+        {"freeze": ["towers.share"]},
+        r"freeze: \['towers.share'\] start anew, and frozen they would stay at random",
+    ),
+    "no checkpoint": (["ctr"], {"checkpoint": "nowhere"}, {}, "No checkpoint at 'nowhere'"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_nothing_is_loaded_by_mistake(root, case):
+    towers, start, changes, text = ERRORS[case]
+    start = {"checkpoint": str(root / "old_MMoE" / "checkpoints")} | start
+    path = write(root, towers, f"error_{case.replace(' ', '_')}", start_from=start, **changes)
+    with pytest.raises(ValueError, match=text):
+        run(path)
+    assert not (root / f"error_{case}" / "checkpoints").exists()
+
+
+def test_features_of_another_meaning_are_refused_and_others_may_come_and_go(root):
+    start = {"checkpoint": str(root / "old_MMoE" / "checkpoints")}
+    other = content(root, ["ctr"], "meaning", start_from=start)
+    other["features"]["sparse"][0]["out_of_range"] = "hash"
+    with pytest.raises(
+        ValueError, match=r"Table 'shop': the checkpoint .* gives values of 'shop' other rows: ids as th"
+    ):
+        run(write_job(root / "meaning.yaml", other))
+    other = content(root, ["ctr"], "meaning", start_from=start)
+    other["features"]["sparse"].append({"name": "shop_twin", "table": "shop"})
+    other["features"]["sparse"] = other["features"]["sparse"][1:]
+    with pytest.raises(ValueError, match=r"Table 'shop': .* knows none of the features that read it, \['shop_twin'\]"):
+        job_of(root, other)
+    other = content(root, ["ctr"], "meaning", start_from=start)
+    other["features"]["sparse"].reverse()
+    with pytest.raises(
+        ValueError, match=r"has a part 'trunk' that reads other features: order of sparse: shop, brands"
+    ):
+        run(write_job(root / "meaning.yaml", other))
+    other["training"]["start_from"]["new"] = ["trunk"]
+    other["features"]["dense"] = []
+    other["network"]["dense"] = None
+    run(write_job(root / "meaning.yaml", other))
+    report = json.loads((root / "meaning" / "start.json").read_text())
+    assert report["parts"]["trunk"]["loaded"] == 0
+    assert report["parts"]["tables.brands"]["loaded"] > 0
+    assert report["left"]["dense"] > 0
+
+
+def job_of(root, other):
+    for split in ("train", "validation", "test"):
+        for file in (root / split).glob("*.parquet"):
+            table = pq.read_table(file)
+            if "shop_twin" not in table.column_names:
+                pq.write_table(table.append_column("shop_twin", table["shop"]), file, row_group_size=64)
+    run(write_job(root / "twin.yaml", other))
+
+
+def test_pretrained_tables_and_frozen_ones_of_a_job(root):
+    vectors = np.arange(SHOPS * 8, dtype=np.float32).reshape(SHOPS, 8) / 100
+    file = root / "vectors.parquet"
+    pq.write_table(pa.table({"value": np.arange(1, SHOPS), "vector": list(vectors[1:])}), file)
+    other = content(root, ["ctr"], "given", freeze=["tables.shop"])
+    other["features"]["tables"][0]["pretrained"] = {"path": str(file)}
+    path = write_job(root / "given.yaml", other)
+    run_on_ranks(train_all, 2, [path])
+    table = entries(root / "given" / "checkpoints")["embeddings.embedding_bags.shop.weight"]
+    assert torch.equal(table[1:], torch.from_numpy(vectors[1:]))
+    report = json.loads((root / "given" / "start.json").read_text())
+    assert report["pretrained"] == {"shop": {"rows": SHOPS - 1, "without_row": 0}}
+    assert "49 of 50 rows start with pretrained vectors; 1 rows have none" in report["notes"][0]
+    assert cli.run(["evaluate", "--config", path])["ctr"]["rows"] == 61
+    with pytest.raises(ValueError, match=r"training.freeze names \['trunk'\], which would stay at random"):
+        cli.run(["train", "--config", path, "--training.freeze", "[tables.shop, trunk]", f"--output={root}/x"])
+    start = [f"--training.start_from.checkpoint={root}/old_MMoE/checkpoints", f"--output={root}/x"]
+    with pytest.raises(ValueError, match=r"\['tables.shop'\] have pretrained vectors, and start_from would load them"):
+        cli.run(["train", "--config", path, *start])

@@ -81,25 +81,28 @@ def address_of(entry: str, shape: Sequence[int], names: NetworkNames, parts: Map
     Raises:
         ValueError: If the trunk has an entry that is not as it says.
     """
-    words = entry.split(".")
-    if words[:2] == ["model", "embeddings"] or words[:3] == ["model", "sequences", "embeddings"]:
-        return Address(".".join(["tables", *([words[-2]] if words[-1] == "weight" else words[2:])]))
+    _, part, *rest = words = entry.split(".")
     if words[0] != "model":
         return Address(".".join([BALANCER, *words[1:]]))
-    part, rest = words[1], words[2:]
+    if part == "embeddings" or (part == "sequences" and rest[0] == "embeddings"):
+        return Address(".".join(["tables", *([words[-2]] if words[-1] == "weight" else rest)]))
     if part == "trunk":
         place = place_of(".".join(rest), shape, parts or {}, names.towers)
         return Address(f"trunk.{place.name}", place.owner, place.rows)
     if part == "heads":
-        kind = names.towers if rest[0] == "towers" else names.links
-        named = kind[int(rest[1])]
-        return Address(".".join([rest[0], named, *rest[2:]]), named if rest[0] == "towers" else None)
-    if part == "sequences" and rest[1] == "per_task":
-        tower = names.towers[int(rest[3])]
-        return Address(".".join(["sequences", names.task_sequences[int(rest[2])], f"<{tower}>", *rest[4:]]), tower)
-    if part == "sequences":
-        return Address(".".join(["sequences", names.sequences[int(rest[2])], *rest[3:]]))
-    return Address(".".join([part, *rest]))
+        kind, index, *rest = rest
+        named = (names.towers if kind == "towers" else names.links)[int(index)]
+        return Address(".".join([kind, named, *rest]), named if kind == "towers" else None)
+    return _of_sequence(rest[1:], names) if part == "sequences" else Address(".".join([part, *rest]))
+
+
+def _of_sequence(words: Sequence[str], names: NetworkNames) -> Address:
+    """The address of ``shared.<index>...`` or ``per_task.<index>.<tower's index>...``."""
+    kind, index, *rest = words
+    if kind == "shared":
+        return Address(".".join(["sequences", names.sequences[int(index)], *rest]))
+    tower = names.towers[int(rest[0])]
+    return Address(".".join(["sequences", names.task_sequences[int(index)], f"<{tower}>", *rest[1:]]), tower)
 
 
 def inside(name: str, parts: Collection[str]) -> bool:

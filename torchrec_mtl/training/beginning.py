@@ -56,7 +56,7 @@ def begin(session: Session, origin: Origin | None, reporter: Reporter) -> None:
     job, runtime = session.job, session.runtime
     started, notes = Started(), []
     if origin is not None:
-        check_meaning(origin, job.features, session.start)
+        check_meaning(origin, job.features, session.start, job.network.dense is not None)
         started = warm_start(session.pipeline, origin.start)
         notes += origin.changed_tasks(job.tasks, job.network.towers)
         notes += _refitted(session, origin)
@@ -95,7 +95,7 @@ def _say(started: Started, job: Job, coverage: Mapping[str, Coverage], reporter:
         for part, each in started.parts.items():
             origin = each["there"] if each["there"] != part and each["loaded"] else ""
             state = "pretrained" if part.removeprefix("tables.") in coverage and part.startswith("tables.") else ""
-            state = ", ".join(filter(None, [state, "frozen" if inside(part, job.training.freeze) else ""]))
+            state = ", ".join(filter(None, [state, _frozen(part, each, job)]))
             table.add_row(part, f"{each['loaded']:,}", f"{each['new']:,}", origin, state)
         reporter.console.print(table)
     if started.left:
@@ -103,6 +103,12 @@ def _say(started: Started, job: Job, coverage: Mapping[str, Coverage], reporter:
         reporter.say(f"Left in the checkpoint: {left}; and its optimizers' state.")
     for note in started.notes:
         reporter.say(note)
+
+
+def _frozen(part: str, counts: Mapping[str, int], job: Job) -> str:
+    if not inside(part, job.training.freeze):
+        return ""
+    return "what is loaded is frozen" if counts["new"] and counts["loaded"] else "frozen" if counts["loaded"] else ""
 
 
 def _write(path: Path, started: Started, job: Job, coverage: Mapping[str, Coverage]) -> None:

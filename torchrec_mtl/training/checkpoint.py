@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -43,6 +43,7 @@ class Position:
         vocabularies: ``{feature: fingerprint of its vocabulary}``; ``None`` in checkpoints that do not say.
         features: What tables and features are (:func:`~torchrec_mtl.data.meaning.meanings`); ``None`` likewise.
         types: Types of hashed columns (:func:`~torchrec_mtl.data.meaning.hashed_types`); ``None`` where not known.
+        frozen: Parts that do not train.
     """
 
     step: int = 0
@@ -56,6 +57,7 @@ class Position:
     vocabularies: Mapping[str, str] | None = None
     features: Mapping[str, str] | None = None
     types: Mapping[str, str] | None = None
+    frozen: Sequence[str] = ()
 
 
 def save(
@@ -227,6 +229,12 @@ def _check_fits(path: Path, position: Position, now: Position) -> None:
         raise ValueError(
             f"The checkpoint '{path}' holds the state of {position.tables} for the tables, but this run uses "
             f"{now.tables}. Resume with the same optimizer."
+        )
+    if sorted(position.frozen) != sorted(now.frozen):
+        raise ValueError(
+            f"The checkpoint '{path}' was trained with freeze {list(position.frozen)}, but this run has "
+            f"{list(now.frozen)}, so the optimizers have other parameters. Resume with the same, or begin another run "
+            f"with training.start_from."
         )
     for table, before in position.sharding.items():
         after = now.sharding.get(table, before)

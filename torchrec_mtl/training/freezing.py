@@ -42,7 +42,9 @@ def freeze(objective: MultiTaskObjective, parts: Sequence[str], new: Collection[
     addresses = parameter_addresses(objective)
     check_parts(parts, addresses.values(), tables_of(objective), "freeze")
     if random := [part for part in parts if inside(part, new)]:
-        raise ValueError(f"freeze: {random} start anew, and frozen they would stay at random. Name them in one of both.")
+        raise ValueError(
+            f"freeze: {random} start anew, and frozen they would stay at random. Name them in one of both."
+        )
     towers = new_towers(objective.model.heads.tower_names, new)
     tables = frozenset(name for name in tables_of(objective) if inside(f"tables.{name}", parts))
     tables -= {name for name in tables if inside(f"tables.{name}", new)}
@@ -74,9 +76,7 @@ def new_towers(towers: Collection[str], new: Collection[str]) -> list[str]:
 def parameter_addresses(objective: MultiTaskObjective) -> dict[str, Address]:
     """``{parameter: what it is}``."""
     names, parts = NetworkNames.of(objective), objective.model.trunk.task_parts()
-    return {
-        name: address_of(name, parameter.shape, names, parts) for name, parameter in objective.named_parameters()
-    }
+    return {name: address_of(name, parameter.shape, names, parts) for name, parameter in objective.named_parameters()}
 
 
 def check_parts(parts: Collection[str], addresses: Collection[Address], tables: Collection[str], what: str) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torchrec_mtl.data.features import Features
 from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.addresses import NetworkNames, inside
@@ -107,7 +106,13 @@ class Origin:
                     f"start_from.rename: tower '{name}' becomes '{after}', but the checkpoint '{path}' has another "
                     f"tower of that name. Rename that one too, for instance towers.{after}: towers.{after}_before."
                 )
-        return Origin(start, path, read_position(path), serving, serving.network.renamed(towers))
+        position = read_position(path)
+        if unknown := sorted(set(start.renamed("tables")) - set(position.sharding)):
+            raise ValueError(
+                f"start_from.rename: the checkpoint '{path}' has no tables {unknown}. Found "
+                f"{sorted(position.sharding)}."
+            )
+        return Origin(start, path, position, serving, serving.network.renamed(towers))
 
     def kept(self, towers: Collection[str]) -> list[str]:
         """Those of a job's towers that start with what they were there.
@@ -150,7 +155,8 @@ class Origin:
         if frozen and before is not None:
             raise ValueError(
                 f"Task '{task.name}' was trained as {before}, but is declared as {after}, and its tower is frozen: its "
-                f"outputs would be taken for something else. Declare the task as it was trained, or let the tower train."
+                f"outputs would be taken for something else. Declare the task as it was trained, or let the tower "
+                f"train."
             )
         return task
 

@@ -138,7 +138,9 @@ def _optimizer(
     }
     replicated = table_parameters(parameters, tables)
     towers = {name: parameter for name, parameter in parameters.items() if name not in replicated}
-    replicated = {name: each for name, each in replicated.items() if name not in table_parameters(replicated, frozen.tables)}
+    replicated = {
+        name: each for name, each in replicated.items() if name not in table_parameters(replicated, frozen.tables)
+    }
     masks = {parameter: frozen.rows[name] for name, parameter in towers.items() if name in frozen.rows}
     optimizers: list[KeyedOptimizer | tuple[str, KeyedOptimizer]] = [model.fused_optimizer]
     if replicated:

@@ -119,9 +119,16 @@ def open_session(
         vocabularies=runtime.together(lambda: vocabulary_fingerprints(job.features.ids)),
         features=meanings(job.features),
         types=None if rows is None else hashed_types(rows),
+        frozen=list(training.freeze),
     )
     statistics = {task.name: task.statistics for task in job.tasks if task.statistics}
-    return Session(job, runtime, pipeline, start, ServingState(statistics, tasks=declared or {}, network=NetworkNames.of(objective)))
+    return Session(
+        job,
+        runtime,
+        pipeline,
+        start,
+        ServingState(statistics, tasks=declared or {}, network=NetworkNames.of(objective)),
+    )
 
 
 def open_checkpoint(job: Job, runtime: Runtime, path: Path, rows: Source) -> Session:

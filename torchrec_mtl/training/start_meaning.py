@@ -10,13 +10,14 @@ from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.origin import Origin
 
 
-def check_meaning(origin: Origin, features: Features, now: Position) -> None:
+def check_meaning(origin: Origin, features: Features, now: Position, encoder: bool = True) -> None:
     """Compares the features that loaded parts read; others may come and go.
 
     Args:
         origin: The checkpoint.
         features: This job's.
         now: What this run is: its vocabularies and the types of hashed columns.
+        encoder: Whether the model encodes dense features.
 
     Raises:
         ValueError: If rows of a loaded table, or what a loaded trunk, encoder or attention block reads, mean something
@@ -35,7 +36,7 @@ def check_meaning(origin: Origin, features: Features, now: Position) -> None:
         ("dense", ("order of dense", "dense feature ")),
         ("sequences", ("sequence ",)),
     ):
-        if not origin.loads(part):
+        if not origin.loads(part) or (part == "dense" and not encoder):
             continue
         anew = [f"table '{each.name}'" for each in features.tables if not origin.loads(f"tables.{each.name}")]
         here = {_renamed(what, names): _renamed(text, names) for what, text in after.items() if what.startswith(kinds)}

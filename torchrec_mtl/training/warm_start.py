@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.addresses import Address, NetworkNames
 from torchrec_mtl.training.checkpoint import objective_of, read_shapes, read_state
@@ -91,13 +89,10 @@ def _match(origin: Origin, objective: MultiTaskObjective, shapes: Mapping[str, S
         _check_trunk(origin, names, says=parts is not None)
         trunk.check_start(before.towers, names.towers)
     here = addresses(shapes, names, parts)
-    _check_new(new, names, here)
-    tables = {
-        f"tables.{name}": f"tables.{after}" for name, after in origin.start.renamed("tables").items()
-    }
+    _check_names(origin.start, names, here)
+    tables = {f"tables.{name}": f"tables.{after}" for name, after in origin.start.renamed("tables").items()}
     try:
         there = addresses(read_shapes(origin.path), before, parts if origin.loads("trunk") else None, tables)
-        _check_tables(origin, tables, there, here)
         return match(here, there, new, [name for name in names.towers if name not in kept])
     except ValueError as error:
         raise ValueError(
@@ -121,21 +116,12 @@ def _check_trunk(origin: Origin, names: NetworkNames, says: bool) -> None:
         )
 
 
-def _check_new(new: Collection[str], names: NetworkNames, here: Addresses) -> None:
+def _check_names(start: StartFrom, names: NetworkNames, here: Addresses) -> None:
     found: list[Address] = [address for address, _ in here.values()]
     found += [Address(f"towers.{name}") for name in names.towers]
     tables = {address.part.removeprefix("tables.") for address in found if address.part.startswith("tables.")}
-    check_parts(new, found, sorted(tables), "start_from.new")
-
-
-def _check_tables(origin: Origin, tables: Mapping[str, str], there: Addresses, here: Addresses) -> None:
-    parts = {address.part for address, _ in there.values()}
-    ours = {address.part for address, _ in here.values()}
-    for before, after in origin.start.rename.items():
-        if (before in tables and after not in parts) or (after not in ours):
-            lacks = "is not in the checkpoint" if before in tables and after not in parts else "is not in this job"
-            which = before if lacks == "is not in the checkpoint" else after
-            raise ValueError(f"has no part for start_from.rename {before}: {after}: '{which}' {lacks}")
+    check_parts(start.new, found, sorted(tables), "start_from.new")
+    check_parts(start.rename.values(), found, sorted(tables), "start_from.rename")
 
 
 def _held(origin: Origin) -> str:

@@ -132,8 +132,8 @@ class HTLNet(SequentialTrunk):
 
     def task_parts(self) -> dict[str, TaskPart]:
         """Which parameters are whose: a label's embedding is the next task's, the first that reads it."""
-        told = ("labels", "fuse_vectors", "fuse_labels")
-        return {"own": Listed()} | dict.fromkeys(told, Listed(first=1))
+        later = Listed(first=1)
+        return {"own": Listed(), "labels": later, "fuse_vectors": later, "fuse_labels": later}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

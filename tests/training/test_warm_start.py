@@ -10,10 +10,15 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from tests.ranks import run_on_ranks
+from tests.small import FEATURES, make_batch, make_embeddings
 from tests.synthetic import SHOPS, impressions, job, write_job, write_split
-from torchrec_mtl import cli
-from torchrec_mtl.training import checkpoint
+from tests.training.test_sequence_job import make_job
+from torchrec_mtl import MultiTaskModel, MultiTaskObjective, cli
+from torchrec_mtl.heads import TaskHeads, Tower
+from torchrec_mtl.tasks import BinaryTask
+from torchrec_mtl.training import StartFrom, build_train_pipeline, checkpoint, freeze, warm_start
 from torchrec_mtl.training.distributed import distributed
+from torchrec_mtl.trunks import SharedBottom
 
 BINARY = "torchrec_mtl.tasks.BinaryTask"
 TRUNKS = {
@@ -295,3 +300,72 @@ def test_pretrained_tables_and_frozen_ones_of_a_job(root):
     start = [f"--training.start_from.checkpoint={root}/old_MMoE/checkpoints", f"--output={root}/x"]
     with pytest.raises(ValueError, match=r"\['tables.shop'\] have pretrained vectors, and start_from would load them"):
         cli.run(["train", "--config", path, *start])
+
+
+class Silent(SharedBottom):
+    """A trunk of one's own that says nothing of its parameters."""
+
+    def task_parts(self):
+        return None
+
+
+def own_objective(towers, trunk):
+    torch.manual_seed(len(towers[0]))
+    heads = TaskHeads({name: Tower(8, hidden=[4]) for name in towers})
+    model = MultiTaskModel(make_embeddings(), trunk(FEATURES.width, len(towers), layers=[8]), heads)
+    return MultiTaskObjective(model, [BinaryTask(name, "click") for name in towers])
+
+
+def own_pipelines(directory):
+    """Saves a pipeline of one's own and starts others from it."""
+    batch = make_batch({"click": [0, 1, 1]})
+    with distributed() as runtime:
+        old = build_train_pipeline(own_objective(["ctr", "cvr"], SharedBottom), torch.optim.Adam)
+        checkpoint.save(directory, old, checkpoint.Position(step=1), runtime, keep=1)
+        objective = own_objective(["like", "cvr"], SharedBottom)
+        start = StartFrom(directory, new=["towers.like"])
+        freeze(objective, ["tables", "trunk"], start.new)
+        new = build_train_pipeline(objective, torch.optim.Adam)
+        with pytest.raises(ValueError, match=r"Tower 'like' is not in the checkpoint"):
+            warm_start(new, StartFrom(directory))
+        found = warm_start(new, start)
+        outputs = [pipeline._model.eval()(batch)[1]["predictions"]["cvr"] for pipeline in (old, new)]
+        checkpoint.save(directory, build_silent(["ctr", "cvr"]), checkpoint.Position(step=2), runtime, keep=1)
+        warm_start(build_silent(["ctr", "cvr"]), StartFrom(directory))
+        with pytest.raises(
+            ValueError,
+            match=r"Silent does not say which of its parameters belong to which task, so it starts from a trunk of the "
+            r"same towers only: found \['ctr', 'cvr'\] in .*, here \['cvr', 'ctr'\]. Say so in Silent.task_parts, or",
+        ):
+            warm_start(build_silent(["cvr", "ctr"]), StartFrom(directory))
+        warm_start(build_silent(["cvr", "ctr"]), StartFrom(directory, new=["trunk"]))
+    return outputs, found.parts["towers.like"]
+
+
+def build_silent(towers):
+    return build_train_pipeline(own_objective(towers, Silent), torch.optim.Adam)
+
+
+def test_a_pipeline_of_ones_own_starts_from_another(tmp_path):
+    ((was, now), like) = run_on_ranks(own_pipelines, 1, tmp_path)[0]
+    assert torch.equal(was, now)
+    assert like["loaded"] == 0 < like["new"]
+
+
+def test_a_job_with_sequences_starts_from_itself(tmp_path):
+    path = make_job(tmp_path)
+    few = ["--training.epochs=1", "--training.table_optimizer.lr=1e-30"]
+    cli.run(["train", "--config", path, *few])
+    start = [f"--training.start_from.checkpoint={tmp_path}/run", f"--output={tmp_path}/second", "--training.seed=9"]
+    still = ["--training.dense_optimizer=torch.optim.SGD", "--training.dense_optimizer.lr=0.0"]
+    directory = tmp_path / "run" / "checkpoints"
+    start[0] += "/checkpoints"
+    cli.run(["train", "--config", path, *few, *start, *still])
+    old, new = entries(directory), entries(tmp_path / "second" / "checkpoints")
+    assert old.keys() == new.keys()
+    assert any("attend" in name for name in old)
+    for name, entry in old.items():
+        torch.testing.assert_close(new[name], entry, rtol=0, atol=1e-20)
+    report = json.loads((tmp_path / "second" / "start.json").read_text())
+    assert report["left"] == {}
+    assert all(each["new"] == 0 for part, each in report["parts"].items() if part != "balancer")

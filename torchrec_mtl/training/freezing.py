@@ -39,7 +39,7 @@ def freeze(objective: MultiTaskObjective, parts: Sequence[str], new: Collection[
 
         freeze(objective, ["tables", "trunk"], new=["towers.like"])
     """
-    addresses = parameter_addresses(objective)
+    addresses = state_addresses(objective)
     check_parts(parts, addresses.values(), tables_of(objective), "freeze")
     if random := [part for part in parts if inside(part, new)]:
         raise ValueError(
@@ -73,10 +73,10 @@ def new_towers(towers: Collection[str], new: Collection[str]) -> list[str]:
     return [name for name in towers if inside(f"towers.{name}", new)]
 
 
-def parameter_addresses(objective: MultiTaskObjective) -> dict[str, Address]:
-    """``{parameter: what it is}``."""
+def state_addresses(objective: MultiTaskObjective) -> dict[str, Address]:
+    """``{parameter or buffer: what it is}``."""
     names, parts = NetworkNames.of(objective), objective.model.trunk.task_parts()
-    return {name: address_of(name, parameter.shape, names, parts) for name, parameter in objective.named_parameters()}
+    return {name: address_of(name, entry.shape, names, parts) for name, entry in objective.state_dict().items()}
 
 
 def check_parts(parts: Collection[str], addresses: Collection[Address], tables: Collection[str], what: str) -> None:

@@ -68,7 +68,8 @@ def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
             target = state[piece.entry]
             whole = piece.is_whole
             request[f"model.{piece.source}"] = target if whole else torch.empty(piece.source_shape, dtype=target.dtype)
-    read_state(origin.path, request)
+    if request:
+        read_state(origin.path, request)
     for piece in found.pieces:
         if piece.source is not None and piece.loaded and not piece.is_whole:
             piece.copy(request[f"model.{piece.source}"], state[piece.entry])
@@ -91,8 +92,9 @@ def _match(origin: Origin, objective: MultiTaskObjective, shapes: Mapping[str, S
     here = addresses(shapes, names, parts)
     _check_names(origin.start, names, here)
     tables = {f"tables.{name}": f"tables.{after}" for name, after in origin.start.renamed("tables").items()}
+    shapes = read_shapes(origin.path)
     try:
-        there = addresses(read_shapes(origin.path), before, parts if origin.loads("trunk") else None, tables)
+        there = addresses(shapes, before, parts if origin.loads("trunk") else None, tables)
         return match(here, there, new, [name for name in names.towers if name not in kept])
     except ValueError as error:
         raise ValueError(

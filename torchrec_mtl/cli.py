@@ -1,4 +1,4 @@
-"""``torchrec-mtl train | evaluate | predict``, around a job file, and ``torchrec-mtl vocab | simulate | ablate``."""
+"""``torchrec-mtl train | evaluate | predict | compare``, around a job file, and ``vocab | simulate | ablate``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def build_parser() -> Any:
 
     from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.experiments.ablation.ablate import Plan, ablate
+    from torchrec_mtl.experiments.comparison.compare import compare
     from torchrec_mtl.experiments.simulation import simulate
     from torchrec_mtl.experiments.world import World
     from torchrec_mtl.tasks.task import Task
@@ -72,6 +73,10 @@ def build_parser() -> Any:
     command.add_function_arguments(ablate, skip={"plan", "quick"})
     command.add_argument("--quick", action="store_true", help="A few rows and seeds, to see that everything runs.")
     commands.add_subcommand("ablate", command, help=text)
+    text = "Tune candidates, such as trunks, with one budget, and compare them on a job under several seeds."
+    command = ArgumentParser(description=text, exit_on_error=False)
+    command.add_function_arguments(compare)
+    commands.add_subcommand("compare", command, help=text)
     return parser
 
 
@@ -88,6 +93,7 @@ def run(arguments: Sequence[str] | None = None) -> Any:
     parsed = parser.parse_args(_whole_lists(_job_file_first(given)))
     from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.experiments.ablation.ablate import Plan, ablate
+    from torchrec_mtl.experiments.comparison.compare import compare
     from torchrec_mtl.experiments.simulation import simulate
     from torchrec_mtl.experiments.world import World
     from torchrec_mtl.serving import write_predictions
@@ -97,8 +103,8 @@ def run(arguments: Sequence[str] | None = None) -> Any:
 
     command = parsed.subcommand
     values = parser.instantiate(parsed)[command]
-    if command == "vocab":
-        return make_vocabularies(**values)
+    if command in ("vocab", "compare"):
+        return (make_vocabularies if command == "vocab" else compare)(**values)
     if command == "ablate":
         plan = Plan(**{name: values.pop(name) for name in Plan.__dataclass_fields__})
         return ablate(plan, **values)
@@ -140,7 +146,7 @@ def _whole_lists(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Entry point: user errors end with a sentence, not a traceback."""
     sys.path.insert(0, str(Path.cwd()))  # a module of one's own beside the job file
-    _quiet()
+    quiet()
     try:
         run()
     except ArgumentError as error:
@@ -157,7 +163,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Leaves out what TorchRec and torch say at every start and nobody can act on."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")

@@ -16,9 +16,8 @@ ELEMENTWISE = frozenset(
         *(nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Dropout, nn.Identity),
     }
 )
-BATCHED_BYTES = (
-    2**25
-)  # from here on glibc maps and unmaps memory at every use: what it holds is faulted in page by page
+BATCHED_BYTES = 2**25  # from here on glibc maps and unmaps memory at every use, and faults it in page by page
+STACKED_ROWS = 2048
 
 
 def elementwise(modules: Iterable[nn.Module]) -> bool:
@@ -40,6 +39,14 @@ def batched_is_faster(x: Tensor, widest: int) -> bool:
     if x.device.type != "cpu" or is_recorded():
         return True
     return x.shape[0] * widest * x.element_size() < BATCHED_BYTES
+
+
+def stacking_pays(x: Tensor) -> bool:
+    """Whether to stack the weights of layers that stand apart, as towers do, for one product of them all.
+
+    On CPU it takes longer than it saves, unless there are many rows.
+    """
+    return x.device.type != "cpu" or is_recorded() or x.shape[0] >= STACKED_ROWS
 
 
 def each_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

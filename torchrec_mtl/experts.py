@@ -12,12 +12,13 @@ from torch.nn.functional import linear
 
 from torchrec_mtl.each_linear import EachLinear, batched_is_faster, elementwise
 from torchrec_mtl.each_network import each_network, is_relu
+from torchrec_mtl.inside.shown import ShowsVectors, ShowsWeights
 from torchrec_mtl.mlp import PLAIN, LayerOptions, check_widths
 
 VECTOR = 16  # floats; below, torch's softmax over the last axis is a tenth as fast on CPU as over another
 
 
-class Experts(nn.Module):
+class Experts(ShowsVectors):
     """N MLPs of one shape, each with parameters of its own, however their products are made.
 
     Few rows go through one batched product a layer, many through one expert after another, and on CPU those with plain
@@ -87,7 +88,7 @@ def _one_by_one(x: Tensor, stages: Sequence[tuple[Any, list[Any]]]) -> Tensor:
     return torch.stack(made, dim=1)
 
 
-class Gates(nn.Module):
+class Gates(ShowsWeights):
     r"""T softmax gates over N experts: :math:`g_t = \mathrm{softmax}(W_t x_t + b_t)`.
 
     Args:

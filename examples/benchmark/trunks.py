@@ -16,11 +16,26 @@ from rich.markdown import Markdown
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from examples.benchmark import plain_sequential_trunks as funnels
+from examples.benchmark import plain_trunks as plain
 from examples.benchmark.measure import spread
-from examples.benchmark.plain_trunks import EXPERT, TOWER, PlainMMoE, PlainMMoEBySums, PlainSeparate, PlainSharedBottom
 from examples.benchmark.report import markdown_table
 from torchrec_mtl.heads import TaskHeads, Tower
-from torchrec_mtl.trunks import MMoE, Separate, SharedBottom, Trunk
+from torchrec_mtl.trunks import (
+    AITM,
+    CGC,
+    DBMTL,
+    PLE,
+    AdaTT,
+    CrossStitch,
+    HTLNet,
+    MMoE,
+    MultiLevelMMoE,
+    OMoE,
+    Separate,
+    SharedBottom,
+    Trunk,
+)
 
 WIDTH = 429  # 13 dense features and 26 embeddings of 16
 HEADER = ("trunk", "experts", "tasks", "batch", "plain, ms", "ours, ms", "plain / ours (spread)")
@@ -42,13 +57,41 @@ class Side(NamedTuple):
     has_experts: bool = True
 
 
+def mixture(trunk: Callable[..., Trunk], plainly: Callable[[int, int, int], nn.Module]) -> Side:
+    """A trunk with experts that all tasks share."""
+    return Side(
+        lambda s: trunk(WIDTH, s.tasks, num_experts=s.experts),
+        lambda s: plain.Plain(plainly(WIDTH, s.tasks, s.experts), s.tasks),
+    )
+
+
+def extraction(trunk: Callable[..., Trunk], *levels: tuple[int, ...]) -> Side:
+    """A trunk with experts that all tasks share and one of each task's own."""
+    return Side(
+        lambda s: trunk(WIDTH, s.tasks, shared_experts=s.experts),
+        lambda s: plain.Plain(plain.PlainPLE(WIDTH, s.tasks, s.experts, levels), s.tasks),
+    )
+
+
+def other(trunk: Callable[..., Trunk], plainly: Callable[[int, int], nn.Module], width: int = plain.EXPERT[-1]) -> Side:
+    """A trunk without shared experts."""
+    return Side(lambda s: trunk(WIDTH, s.tasks), lambda s: plain.Plain(plainly(WIDTH, s.tasks), s.tasks, width), False)
+
+
 TRUNKS = {  # another trunk is one line here and a class in plain_trunks.py
-    "MMoE": Side(lambda s: MMoE(WIDTH, s.tasks, num_experts=s.experts), lambda s: PlainMMoE(WIDTH, s.tasks, s.experts)),
-    "MMoE-sums": Side(  # the same against a plain loop that multiplies and sums
-        lambda s: MMoE(WIDTH, s.tasks, num_experts=s.experts), lambda s: PlainMMoEBySums(WIDTH, s.tasks, s.experts)
-    ),
-    "SharedBottom": Side(lambda s: SharedBottom(WIDTH, s.tasks), lambda s: PlainSharedBottom(WIDTH, s.tasks), False),
-    "Separate": Side(lambda s: Separate(WIDTH, s.tasks), lambda s: PlainSeparate(WIDTH, s.tasks), False),
+    "SharedBottom": other(SharedBottom, plain.PlainSharedBottom),
+    "Separate": other(Separate, plain.PlainSeparate),
+    "OMoE": mixture(OMoE, plain.PlainOMoE),
+    "MMoE": mixture(MMoE, plain.PlainMMoE),
+    "MMoE-sums": mixture(MMoE, plain.PlainMMoEBySums),  # against a plain loop that multiplies and sums
+    "MultiLevelMMoE": mixture(MultiLevelMMoE, plain.PlainMultiLevelMMoE),
+    "CGC": extraction(CGC, plain.EXPERT),
+    "PLE": extraction(PLE, *((width,) for width in plain.EXPERT)),
+    "AdaTT": other(AdaTT, plain.PlainAdaTT),
+    "CrossStitch": other(CrossStitch, plain.PlainCrossStitch),
+    "AITM": other(AITM, funnels.PlainAITM),
+    "DBMTL": other(DBMTL, funnels.PlainDBMTL, funnels.RELATION),
+    "HTLNet": Side(lambda s: HTLNet(WIDTH, s.tasks), lambda s: funnels.PlainHTLNet(WIDTH, s.tasks), False),
 }
 
 
@@ -58,8 +101,9 @@ class Ours(nn.Module):
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
         self.trunk = trunk
-        towers = {f"task_{i}": Tower(EXPERT[-1], hidden=[TOWER]) for i in range(trunk.num_tasks)}
+        towers = {f"task_{i}": Tower(trunk.out_features, hidden=[plain.TOWER]) for i in range(trunk.num_tasks)}
         self.heads = TaskHeads(towers)
+        trunk.bind(towers)
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """Maps ``[B, D]`` to T of ``[B]``."""

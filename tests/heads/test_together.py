@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.ways import WAYS, forced
+from torchrec_mtl.each_linear import STACKED_ROWS, stacking_pays
 from torchrec_mtl.heads import Head, TaskHeads, Tower
 from torchrec_mtl.mlp import LayerOptions
 
@@ -76,6 +77,7 @@ def products(monkeypatch):
         found.extend(tuple(weight.shape) for weight in weights)
         return each_network(x, weights, biases, last=last)
 
+    monkeypatch.setattr(tower, "stacking_pays", lambda x: True)
     monkeypatch.setattr(tower, "each_linear", linear)
     monkeypatch.setattr(tower, "each_network", network)
     return found
@@ -108,6 +110,16 @@ def test_towers_of_one_shape_are_one_product_a_layer(monkeypatch):
     found = products(monkeypatch)
     TaskHeads(named(Tower(WIDTH, hidden=[3]) for _ in range(5)))(torch.randn(2, 5, WIDTH))
     assert found == [(5, 3, WIDTH), (5, 1, 3)]
+
+
+def test_few_rows_are_not_worth_a_stack_of_weights_on_a_cpu(monkeypatch):
+    found = products(monkeypatch)
+    monkeypatch.setattr("torchrec_mtl.heads.tower.stacking_pays", stacking_pays)
+    heads = TaskHeads(named(Tower(WIDTH, hidden=[3]) for _ in range(2)))
+    heads(torch.randn(STACKED_ROWS - 1, 2, WIDTH))
+    assert not found
+    heads(torch.randn(STACKED_ROWS, 2, WIDTH))
+    assert found
 
 
 def test_hidden_layers_are_shared_by_towers_of_other_outputs(monkeypatch):

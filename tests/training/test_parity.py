@@ -32,13 +32,17 @@ TASKS = [
 ]
 
 
-def make_objective(device):
+def make_trunk():
+    return MMoE(FEATURES.width + DENSE, 3, num_experts=2, layers=[16])
+
+
+def make_objective(device, make_trunk=make_trunk):
     torch.manual_seed(1)
     embeddings = EmbeddingBagCollection(tables=FEATURES.embedding_bag_configs(), device=torch.device(device))
     torch.manual_seed(2)
-    trunk = MMoE(FEATURES.width + DENSE, 3, num_experts=2, layers=[16])
+    trunk = make_trunk()
     heads = TaskHeads(
-        {"ctr": Tower(16, hidden=[8]), "cvr": Tower(16, hidden=[8]), "value": Tower(16, hidden=[8])},
+        {name: Tower(trunk.out_features, hidden=[8]) for name in ("ctr", "cvr", "value")},
         links=[ProbabilityProduct("ctcvr", of=("ctr", "cvr"))],
     )
     return MultiTaskObjective(MultiTaskModel(embeddings, trunk, heads), TASKS)

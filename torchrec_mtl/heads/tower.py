@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.each_linear import each_linear, elementwise
+from torchrec_mtl.each_linear import each_linear, elementwise, stacking_pays
 from torchrec_mtl.each_network import each_network
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
@@ -59,7 +59,9 @@ class Tower(Head):
 
     @classmethod
     def together(cls, heads: Sequence[Head], features: Tensor) -> list[Tensor]:
-        """As each head by itself, to rounding; those of one shape by one product a layer."""
+        """As each head by itself, to rounding; those of one shape by one product a layer, where that pays."""
+        if not stacking_pays(features):
+            return super().together(heads, features)
         groups: dict[object, dict[int, Tower]] = {}
         for place, head in enumerate(heads):
             assert isinstance(head, Tower)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torchrec_mtl.batch import MultiTaskBatch
 from torchrec_mtl.data.lockstep import LockstepIterator
 from torchrec_mtl.data.reader import BatchReader
 from torchrec_mtl.data.sampling import NegativeSampling, counted
+from torchrec_mtl.inside.view import InsideView
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.distributed import Runtime
 
@@ -58,6 +60,7 @@ def predict(
     runtime: Runtime,
     advance: Callable[[int], None] = lambda rows: None,
     outputs: Sequence[str] = (),
+    inside: InsideView | None = None,
 ) -> Iterator[Predicted]:
     """Runs this rank's share of a split through the pipeline, without training.
 
@@ -69,6 +72,7 @@ def predict(
         runtime: This process.
         advance: Told the number of rows after each batch, for a progress bar.
         outputs: Tasks whose outputs are wanted too, as calibration does.
+        inside: Watches the rows, without the padding.
     """
     waiting: deque[tuple[MultiTaskBatch, pa.RecordBatch]] = deque()
 
@@ -81,7 +85,10 @@ def predict(
     model = pipeline._model
     was_training = model.training
     model.eval()
-    try:
+    with ExitStack() as at_the_end:
+        at_the_end.callback(model.train, was_training)
+        if inside is not None:  # what the network computes is the first batch that waits; if none waits, padding
+            at_the_end.enter_context(inside.watch(lambda: waiting[0][1].num_rows if waiting else 0))
         while True:
             with torch.no_grad():
                 try:
@@ -100,8 +107,6 @@ def predict(
                 {name: values[:rows] for name, values in batch.weights.items()},
                 {name: output["outputs"][name][:rows].cpu().numpy() for name in outputs},
             )
-    finally:
-        model.train(was_training)
 
 
 def collect(
@@ -111,6 +116,7 @@ def collect(
     group: str | None = None,
     advance: Callable[[int], None] = lambda rows: None,
     outputs: Sequence[str] = (),
+    inside: InsideView | None = None,
 ) -> Rows | None:
     """Predictions and labels of a whole split: all rows of all ranks, a few numbers each.
 
@@ -121,12 +127,13 @@ def collect(
         group: Key column whose values group the rows for GAUC, for instance the user; nulls are one group.
         advance: Told the number of rows after each batch.
         outputs: See :func:`predict`.
+        inside: See :func:`predict`.
 
     Returns:
         The rows on rank 0; ``None`` elsewhere.
     """
     parts: list[tuple[Any, ...]] = []
-    for part in predict(pipeline, reader, runtime, advance, outputs):
+    for part in predict(pipeline, reader, runtime, advance, outputs, inside):
         groups = None if group is None else pc.cast(part.keys.column(group), pa.string()).fill_null(NO_GROUP)
         parts.append((part.predictions, part.labels, part.weights, part.outputs, groups))
     gathered = runtime.gather(parts)

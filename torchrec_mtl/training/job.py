@@ -21,6 +21,7 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
+from torchrec_mtl.inside.warnings import Bounds
 from torchrec_mtl.managed import embedding_bags
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
@@ -106,6 +107,10 @@ class Training:
         start_from: A checkpoint of this or other tasks that training starts with; by default everything starts anew. A
             run that is resumed goes on instead.
         freeze: Parts that do not train, in the words of ``start_from``: tables, trunk, towers.ctr, ...
+        inside: Whether every evaluation also looks at the trunk's gates and experts: ``inside_<split>.json``, a
+            picture, curves and warnings.
+        inside_bounds: Where a figure of the inside becomes a warning.
+        inside_every: Looks at every so-manieth logged training step too, for curves; by default at none.
     """
 
     epochs: int = 1
@@ -121,11 +126,19 @@ class Training:
     autocast: Literal["bfloat16"] | None = None
     start_from: StartFrom | None = None
     freeze: list[str] = field(default_factory=list)
+    inside: bool = True
+    inside_bounds: Bounds = field(default_factory=Bounds)
+    inside_every: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, but found {getattr(self, name)}.")
+        if self.inside_every is not None and (self.inside_every < 1 or not self.inside):
+            raise ValueError(
+                f"training.inside_every must be at least 1, and training.inside true, but found {self.inside_every} "
+                f"and {str(self.inside).lower()}."
+            )
 
 
 @dataclass

@@ -20,6 +20,7 @@ from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.evaluation import Metrics
 from torchrec_mtl.training.finishing import finish
 from torchrec_mtl.training.fitting import fit_tasks
+from torchrec_mtl.training.inside import watched_step
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.measuring import Measured, measure, write_figures
 from torchrec_mtl.training.origin import Origin
@@ -32,7 +33,8 @@ from torchrec_mtl.training.session import Session, open_checkpoint, open_session
 def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
     """Trains a job from its start or its newest checkpoint, and measures it on its splits.
 
-    Writes to ``job.output``: ``checkpoints/``, ``tensorboard/``, ``metrics.json`` and ``reliability_<split>.png``.
+    Writes to ``job.output``: ``checkpoints/``, ``tensorboard/``, ``metrics.json``, ``reliability_<split>.png`` and
+    ``inside_<split>.json`` and ``.png``.
 
     Args:
         job: The job.
@@ -154,7 +156,8 @@ def _epoch(
         while True:
             rates.set(position.step)
             try:
-                output = pipeline.progress(iterator)
+                with watched_step(session, reader, position, reporter):
+                    output = pipeline.progress(iterator)
             except StopIteration:
                 return
             position = replace(position, step=position.step + 1, batch=position.batch + 1)

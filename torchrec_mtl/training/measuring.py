@@ -10,6 +10,7 @@ from torchrec_mtl.calibration.reliability import reliability
 from torchrec_mtl.data.source import Source
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.evaluation import Metrics, Rows, collect, metrics_of
+from torchrec_mtl.training.inside import inside_view, report_inside
 from torchrec_mtl.training.reliability_plot import draw_reliability
 from torchrec_mtl.training.reporting import Reporter, write_metrics
 from torchrec_mtl.training.session import Session
@@ -33,8 +34,9 @@ class Measured:
 
 
 def measure(session: Session, source: Source, split: str, step: int, reporter: Reporter) -> Measured | None:
-    """Measures a split and prints its metrics; ``None`` on ranks other than 0."""
+    """Measures a split and prints its metrics, and the trunk's inside; ``None`` on ranks other than 0."""
     job, ranks = session.job, session.runtime.rank.world_size
+    view = inside_view(session)
     with reporter.bar(split, source.rows) as bar:
         rows = collect(
             session.pipeline,
@@ -43,11 +45,15 @@ def measure(session: Session, source: Source, split: str, step: int, reporter: R
             job.data.group,
             lambda count: bar.advance(count * ranks),
             list(job.calibration) if split == "validation" else (),
+            view,
         )
+    levels = [] if view is None else view.figures(session.runtime.control)
     if rows is None:
         return None
     metrics = metrics_of(job.tasks, rows)
     reporter.metrics(split, metrics, step)
+    if view is not None:
+        report_inside(session, levels, split, step, reporter)
     return Measured(split, step, rows, metrics)
 
 

@@ -44,6 +44,13 @@ class Reporter:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
 
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """Adds a PNG to TensorBoard's images."""
+        if self.writer is not None:
+            from matplotlib.image import imread  # its import takes a second
+
+            self.writer.add_image(name, imread(path), step, dataformats="HWC")
+
     def metrics(self, split: str, found: Metrics, step: int) -> None:
         """Prints a split's metrics and adds them to the curves."""
         self.scalars(

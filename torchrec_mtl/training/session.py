@@ -21,6 +21,7 @@ from torchrec_mtl.data.source import Source
 from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.managed import check_device
+from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.checkpoint import Position, load_model
@@ -52,12 +53,17 @@ class Session:
     serving: ServingState
 
     @property
-    def heads(self) -> TaskHeads:
-        """Towers and links, inside the sharded model."""
+    def model(self) -> MultiTaskModel:
+        """The network, inside the sharded objective."""
         assert isinstance(self.pipeline._model, DistributedModelParallel)
         objective = self.pipeline._model.module
         assert isinstance(objective, MultiTaskObjective)
-        return objective.model.heads
+        return objective.model
+
+    @property
+    def heads(self) -> TaskHeads:
+        """Towers and links, inside the sharded model."""
+        return self.model.heads
 
     def calibrate(self, serving: ServingState) -> None:
         """Applies calibrators from now on."""

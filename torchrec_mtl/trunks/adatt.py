@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts, Gates
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_levels, for_each_expert
 from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
@@ -43,6 +44,12 @@ class Fusion(nn.Module):
         experts = self.experts(for_each_expert(x, self.task_experts))  # [B, T * m, H]
         residual = torch.block_diag(*self.own)  # [T, T * m], each task's weights at its own experts
         return (self.gates(x) + residual) @ experts  # [B, T, H]
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Whose the experts are, and the residual beside the gates, for the inside view."""
+        tasks = range(len(self.own))
+        experts = [task for task in tasks for _ in range(self.task_experts)]
+        return {"": Wiring(experts=experts, readers=tasks, fixed=torch.block_diag(*self.own))}
 
 
 class AdaTT(Trunk):

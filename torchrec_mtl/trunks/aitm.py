@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.fusion import Fusion
 from torchrec_mtl.trunks.levels import check_layers
@@ -83,3 +84,8 @@ class AITM(SequentialTrunk):
         for vector, transfer in zip(others, self.transfers, strict=True):
             found.append(self.fusion([vector, transfer(found[-1])]))
         return torch.stack(found, dim=1)  # [B, T, H]
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Whose the networks are, and what the attention weighs, for the inside view."""
+        told = Wiring(experts=["own", "told"], readers=["all but the first"])
+        return {"": Wiring(experts=range(self.num_tasks)), "fusion": told}

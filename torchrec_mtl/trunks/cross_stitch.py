@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
 from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
@@ -76,3 +77,8 @@ class CrossStitch(Trunk):
         for network, stitch in zip(self.networks, self.stitches, strict=True):
             x = torch.einsum("tu,buh->bth", stitch, network(x))  # 1.5 times as fast as stitch @ network(x)
         return x
+
+    def wirings(self) -> dict[str, Wiring]:
+        """What each task takes of each network, for the inside view."""
+        tasks = range(self.num_tasks)
+        return {str(i): Wiring(experts=tasks, readers=tasks, fixed=stitch) for i, stitch in enumerate(self.stitches)}

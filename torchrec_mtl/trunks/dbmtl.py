@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.sequential import SequentialTrunk
 from torchrec_mtl.trunks.task_parts import Listed, TaskPart, experts_of
@@ -81,3 +82,7 @@ class DBMTL(SequentialTrunk):
         for vector, relation in zip(own, self.relations, strict=True):
             found.append(relation(torch.cat([vector, *found], dim=1)))  # [B, H]
         return torch.stack(found, dim=1)  # [B, T, H]
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Whose the networks are, for the inside view."""
+        return {"": Wiring(experts=range(self.num_tasks))}

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.inside.shown import Softmax
+
 
 class Fusion(nn.Module):
     r"""Mixes J vectors by the attention that each pays to itself.
@@ -31,6 +33,7 @@ class Fusion(nn.Module):
         self.value = nn.Linear(width, width, bias)
         self.query = nn.Linear(width, width, bias) if sources > 1 else None
         self.key = nn.Linear(width, width, bias) if sources > 1 else None
+        self.softmax = Softmax()
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
         """Maps ``J`` of ``[B, d]`` to ``[B, d]``."""
@@ -38,4 +41,4 @@ class Fusion(nn.Module):
             return self.value(vectors[0])
         u = torch.stack(vectors, dim=1)  # [B, J, d]
         scores = (self.query(u) * self.key(u)).sum(-1) / math.sqrt(u.shape[-1])  # [B, J]
-        return (scores.softmax(1).unsqueeze(-1) * self.value(u)).sum(1)  # [B, d]
+        return (self.softmax(scores).unsqueeze(-1) * self.value(u)).sum(1)  # [B, d]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.annealing import Annealing
 from torchrec_mtl.trunks.fusion import Fusion
@@ -153,6 +154,14 @@ class HTLNet(SequentialTrunk):
         if self.training:
             self.steps += 1
         return torch.stack(found, dim=1)  # [B, T, H]
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Which tasks each fusion weighs for which, for the inside view."""
+        return {
+            f"{fuse}.{t - 1}": Wiring(experts=range(t), readers=[t])
+            for fuse in ("fuse_vectors", "fuse_labels")
+            for t in range(1, self.num_tasks)
+        }
 
     def _label(self, task: int, vector: Tensor) -> Tensor:
         """A task's vector, ``[B, H]``, to the embedding of its predicted label, ``[B, L]``."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts, Gates
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers, check_levels
 from torchrec_mtl.trunks.task_parts import Rows, TaskPart
@@ -85,6 +86,7 @@ class MultiLevelMMoE(Trunk):
         if num_experts < 1:
             raise ValueError(f"{name}: num_experts must be at least 1, but found {num_experts}.")
         super().__init__(in_features, num_tasks, levels[-1][-1])
+        self.num_experts = num_experts
         self.levels = nn.ModuleList()
         width = in_features
         for depth, layers in enumerate(levels, start=1):
@@ -103,6 +105,14 @@ class MultiLevelMMoE(Trunk):
         for level in self.levels:
             x = level(x, features)
         return x
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Whom the gates of each level serve, for the inside view."""
+        below = len(self.levels) - 1
+        tasks = {f"levels.{below}": Wiring(readers=range(self.num_tasks))}
+        return tasks | {
+            f"levels.{i}": Wiring(readers=[f"expert {n} above" for n in range(self.num_experts)]) for i in range(below)
+        }
 
 
 class MMoE(MultiLevelMMoE):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts, Gates
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers, check_levels, for_each_expert
 from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
@@ -30,8 +31,8 @@ class Extraction(nn.Module):
 
     def __init__(self, shared: Experts, own: Experts | None, gates: Gates, shared_gate: Gates | None) -> None:
         super().__init__()
-        self.shared = shared
         self.own = own
+        self.shared = shared
         self.gates = gates
         self.shared_gate = shared_gate
 
@@ -111,7 +112,7 @@ class PLE(Trunk):
         if task_experts < 0:
             raise ValueError(f"{name}: task_experts must be at least 0, but found {task_experts}.")
         super().__init__(in_features, num_tasks, levels[-1][-1])
-        self.task_experts = task_experts
+        self.shared_experts, self.task_experts = shared_experts, task_experts
         own = num_tasks * task_experts
         self.levels = nn.ModuleList()
         for depth, layers in enumerate(levels):
@@ -135,6 +136,16 @@ class PLE(Trunk):
         for level in self.levels:
             tasks, common = level(tasks, common)
         return tasks
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Which experts are whose and which a task's gate reads, for the inside view."""
+        tasks, m = range(self.num_tasks), self.task_experts
+        owners: list[int | str] = [*(task for task in tasks for _ in range(m)), *["shared"] * self.shared_experts]
+        shared = [n for n, owner in enumerate(owners) if owner == "shared"]
+        columns = {"gates": [[*range(task * m, task * m + m), *shared] for task in tasks]}
+        wirings = {f"levels.{i}": Wiring(owners, [*tasks, "shared"], columns) for i in range(len(self.levels))}
+        last = f"levels.{len(self.levels) - 1}"
+        return wirings | {last: Wiring(owners, tasks, columns)}
 
 
 class CGC(PLE):

@@ -5,6 +5,9 @@ import torch
 
 from examples.benchmark import trunks
 from examples.benchmark.trunks import TRUNKS, WIDTH, Ours, Size, compare, main, sizes
+from tests.contract import every_subclass
+from torchrec_mtl.experts import Experts
+from torchrec_mtl.trunks import Trunk
 
 SIZE = Size(experts=3, tasks=2, batch=6)
 
@@ -13,37 +16,74 @@ def linears(module):
     return [each for each in module.modules() if isinstance(each, torch.nn.Linear)]
 
 
-def bank(state, name, number):
-    """Weight and bias of each layer of each network of a bank of two layers."""
-    layers = [(state[f"{name}.layers.{i}.weight"], state[f"{name}.layers.{i}.bias"]) for i in (0, 1)]
-    return [(weight[n], bias[n]) for n in range(number) for weight, bias in layers]
+def bank(experts):
+    """Weight and bias of each layer of each network of a bank."""
+    return [(layer.weight[n], layer.bias[n]) for n in range(experts.number) for layer in experts.layers]
 
 
-def as_plain(name, ours):
-    """Our parameters in the order of the plain network's linear layers."""
-    state, found = ours.trunk.state_dict(), []
-    if name.startswith("MMoE"):
-        found += bank(state, "levels.0.experts", SIZE.experts)
-        gates = ours.trunk.levels[0].gates.scores
-        found += zip(gates.weight, gates.bias, strict=True)
-    elif name == "Separate":
-        found += bank(state, "networks", SIZE.tasks)
-    else:
-        found += [(each.weight, each.bias) for each in linears(ours.trunk)]
-    return found + [(each.weight, each.bias) for each in linears(ours.heads)]
+def gates(gates):
+    """Weight and bias of each gate."""
+    return list(zip(gates.scores.weight, gates.scores.bias, strict=True))
+
+
+def mixture(level):
+    return bank(level.experts) + gates(level.gates)
+
+
+def extraction(level):
+    last = [] if level.shared_gate is None else gates(level.shared_gate)
+    return bank(level.shared) + bank(level.own) + gates(level.gates) + last
+
+
+def each(modules):
+    """Linear layers as they stand; banks in the order of their networks."""
+    found = []
+    for module in modules:
+        if isinstance(module, Experts):
+            found += bank(module)
+        elif isinstance(module, torch.nn.Linear):
+            found.append((module.weight, module.bias))
+        else:
+            found += each(module.children())
+    return found
+
+
+PARTS = {  # weights and biases of a trunk in the order of the plain one's linear layers, where that is not its own
+    "OMoE": mixture,
+    "MMoE": lambda trunk: mixture(trunk.levels[0]),
+    "MMoE-sums": lambda trunk: mixture(trunk.levels[0]),
+    "MultiLevelMMoE": lambda trunk: [pair for level in trunk.levels for pair in mixture(level)],
+    "CGC": lambda trunk: extraction(trunk.levels[0]),
+    "PLE": lambda trunk: [pair for level in trunk.levels for pair in extraction(level)],
+    "AdaTT": lambda trunk: [pair for level in trunk.levels for pair in mixture(level)],
+}
 
 
 @pytest.mark.parametrize("name", TRUNKS)
 def test_both_sides_compute_the_same(name):
     torch.manual_seed(0)
-    ours, plain = Ours(TRUNKS[name].trunk(SIZE)), TRUNKS[name].plain(SIZE)
+    ours, plain = Ours(TRUNKS[name].trunk(SIZE)).eval(), TRUNKS[name].plain(SIZE).eval()
+    pairs = PARTS.get(name, lambda trunk: each([trunk]))(ours.trunk) + each(ours.heads.towers)
     with torch.no_grad():
-        for layer, (weight, bias) in zip(linears(plain), as_plain(name, ours), strict=True):
+        for layer, (weight, bias) in zip(linears(plain), pairs, strict=True):
             layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
+            if layer.bias is not None:
+                layer.bias.copy_(bias)
+        for free, its in free_parameters(ours, plain):
+            free.copy_(its)
     features = torch.randn(SIZE.batch, WIDTH)
     for one, other in zip(ours(features), plain(features), strict=True):
-        torch.testing.assert_close(one, other.squeeze(1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def free_parameters(ours, plain):
+    """Matrices that belong to no linear layer: stitches and label embeddings."""
+    for name in ("stitches", "labels"):
+        yield from zip(getattr(getattr(plain, "trunk", plain), name, ()), getattr(ours.trunk, name, ()), strict=True)
+
+
+def test_every_trunk_has_a_plain_one_beside_it():
+    assert {each.__name__ for each in every_subclass(Trunk)} <= TRUNKS.keys()
 
 
 class Sleeper(torch.nn.Module):

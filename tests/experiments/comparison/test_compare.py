@@ -1,0 +1,273 @@
+"""The whole comparison: equal budgets, choices by validation alone, nothing repeated and nothing mistaken."""
+
+import json
+from concurrent.futures import Future
+
+import pytest
+import yaml
+
+from tests.synthetic import job, make_world, write_job
+from torchrec_mtl import cli
+from torchrec_mtl.experiments.comparison import compare as module
+from torchrec_mtl.experiments.comparison import pool
+from torchrec_mtl.experiments.comparison.candidates import read_comparison, read_yaml
+from torchrec_mtl.experiments.comparison.compare import compare
+from torchrec_mtl.experiments.comparison.planned import TUNING_SEED, Planned, models_of
+from torchrec_mtl.experiments.comparison.pool import RunPool
+from torchrec_mtl.experiments.comparison.run import Cost, cost, count_parameters
+from torchrec_mtl.training.job_file import overridden, read_job
+
+LR = "training.dense_optimizer.init_args.lr"
+TOWER = {"class_path": "torchrec_mtl.heads.Tower", "init_args": {"hidden": [8]}}
+BINARY = "torchrec_mtl.tasks.BinaryTask"
+
+
+def single(task, label):
+    return {
+        "network.towers": {task: TOWER},
+        "network.links": [],
+        "tasks": [{"class_path": BINARY, "init_args": {"name": task, "label": label}}],
+    }
+
+
+CANDIDATES = {
+    "figures": [
+        {"task": "ctr", "metric": "auc", "better": "higher"},
+        {"task": "ctcvr", "metric": "auc", "better": "higher"},
+    ],
+    "baseline": "Shared bottom",
+    "tuning": {LR: [0.01, 0.02, 0.03]},
+    "common": {"training.epochs": 1, "data.group": None},
+    "candidates": {
+        "Shared bottom": {
+            "network.trunk": {"class_path": "torchrec_mtl.trunks.SharedBottom", "init_args": {"layers": [16]}}
+        },
+        "Single-task": [single("ctr", "click"), single("ctcvr", "purchase")],
+    },
+}
+MODELS, TRIALS = 3, 3
+
+
+@pytest.fixture
+def world(tmp_path):
+    make_world(tmp_path)
+    path = tmp_path / "candidates.yaml"
+    path.write_text(yaml.safe_dump(CANDIDATES))
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Runs made up in this process: 0.02 is best on validation, 0.03 on test. Gives the jobs that were asked for."""
+    contents = []
+
+    def made_up(content):
+        contents.append(content)
+        rate = content["training"]["dense_optimizer"]["init_args"]["lr"]
+        seen = {0.01: 0.6, 0.02: 0.8, 0.03: 0.7} if not content["data"]["test"] else {0.01: 0.6, 0.02: 0.7, 0.03: 0.9}
+        value = seen[rate] + content["training"]["seed"] % TUNING_SEED / 100
+        tasks = [each["init_args"]["name"] for each in content["tasks"]]
+        return {"tasks": {task: {"auc": value} for task in tasks}, "seconds": 0.0}
+
+    def measured(self, waiting):
+        for path, each in waiting.items():
+            yield path, made_up(each.content)
+
+    monkeypatch.setattr(RunPool, "_measured", measured)
+    monkeypatch.setattr(module, "cost", lambda content: Cost(1, 2, 3.0))
+    return contents
+
+
+def compared(world, **arguments):
+    return compare(world / "job.yaml", world / "candidates.yaml", world / "out", **{"seeds": 2, **arguments})
+
+
+def test_every_model_has_the_same_budget_and_every_seed(world, asked):
+    compared(world)
+    trials = [content for content in asked if not content["data"]["test"]]
+    finals = [content for content in asked if content["data"]["test"]]
+    assert len(trials) == MODELS * TRIALS
+    assert len(finals) == MODELS * 2
+    for tasks in ([each["tasks"] for each in trials], [each["tasks"] for each in finals]):
+        counts = [tasks.count(each) for each in tasks]
+        assert len({*counts}) == 1, "each of the three models as often"
+    assert {content["training"]["dense_optimizer"]["init_args"]["lr"] for content in trials} == {0.01, 0.02, 0.03}
+    assert {content["training"]["seed"] for content in finals} == {0, 1}
+    assert all(content["training"]["epochs"] == 1 for content in asked), "what is common to all"
+    assert all(content["training"]["threads"] == 1 for content in asked)
+
+
+def test_the_validation_split_alone_chooses(world, asked):
+    found = compared(world)
+    for content in asked:
+        trial = content["training"]["seed"] == TUNING_SEED
+        assert bool(content["data"]["test"]) != trial, "a trial cannot see the test split"
+        assert bool(content["data"]["validation"]) == trial
+        if not trial:
+            assert content["training"]["dense_optimizer"]["init_args"]["lr"] == 0.02, "not 0.03, the best on test"
+    for each in found["candidates"].values():
+        assert all(setting == {LR: 0.02} for setting in each["settings"])
+        assert each["figures"]["ctr auc"]["values"] == [0.7, 0.71]
+    assert found["candidates"]["Single-task"]["parameters"] == 2
+
+
+def test_nothing_is_repeated_and_a_stopped_comparison_goes_on(world, asked):
+    first = compared(world)
+    count = len(asked)
+    assert compared(world) == first
+    assert len(asked) == count
+    gone = sorted((world / "out" / "runs" / "single_task").glob("seed_1_*.json"))[0]
+    gone.rename(gone.with_suffix(".unfinished"))  # stopped in the middle of writing
+    assert compared(world) == first
+    assert len(asked) == count + 1
+
+
+def test_more_seeds_add_to_what_is_there(world, asked):
+    compared(world)
+    asked.clear()
+    compared(world, seeds=3)
+    assert [content["training"]["seed"] for content in asked] == [2] * MODELS
+
+
+def test_a_run_of_other_settings_is_not_mistaken_for_it(world, asked):
+    compared(world)
+    count = len(asked)
+    changed = {**CANDIDATES, "common": {"training.epochs": 3}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(changed))
+    compared(world)
+    assert len(asked) == 2 * count
+    content = job(world)
+    content["features"]["tables"][0]["dimension"] = 4
+    write_job(world / "job.yaml", content)
+    compared(world)
+    assert len(asked) == 3 * count
+
+
+def test_a_change_repeats_only_the_candidates_that_it_concerns(world, asked):
+    compared(world)
+    count = len(asked)
+    write_job(world / "job.yaml", overridden(job(world), {"network.trunk.init_args.layers": [8]}))
+    compared(world)  # Shared bottom replaces the trunk, the two single-task models read it
+    assert len(asked) == count + 2 * (TRIALS + 2)
+
+
+def test_other_rows_make_other_runs(world, asked):
+    compared(world)
+    count = len(asked)
+    path = next((world / "train").glob("*.parquet"))
+    path.rename(path.with_name("renamed.parquet"))
+    compared(world)
+    assert len(asked) == 2 * count
+
+
+def test_a_calibrated_job_keeps_its_validation_split(world):
+    content = {**job(world), "calibration": {"ctr": {"class_path": "torchrec_mtl.calibration.PlattScaling"}}}
+    model = models_of(content, read_comparison(world / "candidates.yaml"))[0]
+    assert model.final({}, 0)["data"]["validation"]
+    assert not model.trial({})["data"]["test"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"candidates": {"Shared bottom": single("ctr", "click")}}, "'Shared bottom': the figure ctcvr auc needs one"),
+        ({"candidates": {"Shared bottom": [{}, {}]}}, "the figure ctr auc needs one task 'ctr' among .* found 2"),
+        (
+            {"candidates": {"Shared bottom": {"network.trunk": "torchrec_mtl.trunks.X"}}},
+            "'Shared bottom'.*network.trunk",
+        ),
+        ({"tuning": {LR: [0.1, "fast"]}}, r"(?s)'Shared bottom' with \{.*fast.*dense_optimizer"),
+        ({"common": {"data.validation": []}}, "data.validation names no files"),
+        ({"common": {"data.test": []}}, "data.test names no files"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_run(world, asked, changes, text):
+    (world / "candidates.yaml").write_text(yaml.safe_dump({**CANDIDATES, **changes}))
+    with pytest.raises(ValueError, match=text):
+        compared(world)
+    assert not asked
+
+
+@pytest.mark.parametrize("name", ["seeds", "workers"])
+def test_numbers_must_be_positive(world, name):
+    with pytest.raises(ValueError, match=f"compare: {name} must be at least 1, but found 0"):
+        compared(world, **{name: 0})
+
+
+def test_parameters_are_counted_by_hand(tmp_path):
+    trunk = {"class_path": "torchrec_mtl.trunks.SharedBottom", "init_args": {"layers": [16]}}
+    content = overridden(job(tmp_path), {**single("ctr", "click"), "network.trunk": trunk})
+    # features: 2 tables of 8, the price twice; 18 * 16 + 16; tower 16 * 8 + 8, 8 + 1
+    assert count_parameters(read_job(content)) == (304 + 136 + 9, (50 + 20) * 8)
+
+
+def test_the_cost_of_a_job(world):
+    found = cost({**job(world), "output": "unused"})
+    assert (found.parameters, found.table_parameters) == count_parameters(read_job(job(world)))
+    assert found.step_ms > 0
+
+
+def test_the_command_runs_in_processes(world, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    files = [f"--job={world / 'job.yaml'}", f"--candidates={world / 'candidates.yaml'}", f"--output={world / 'out'}"]
+    content = {**CANDIDATES, "tuning": {LR: [0.01]}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    found = cli.run(["compare", *files, "--seeds=2", "--workers=1", "--only", "[Shared bottom]"])
+    (row,) = found["candidates"].values()
+    first, second = row["figures"]["ctr auc"]["values"]
+    assert first != second, "seeds differ"
+    # the same as training by the job file itself, under the second seed
+    overrides = {**CANDIDATES["common"], **CANDIDATES["candidates"]["Shared bottom"], LR: 0.01, "training.seed": 1}
+    path = write_job(world / "one.yaml", overridden(job(world), {**overrides, "training.threads": 1}))
+    alone = cli.run(["train", "--config", path, f"--output={world / 'alone'}"])
+    assert second == pytest.approx(alone["ctr"]["auc"], abs=1e-12)
+    assert not list((world / "out").rglob("checkpoints")), "only figures are kept"
+    assert "ctr" in next((world / "out").rglob("seed_0_*.log")).read_text()
+    report = json.loads((world / "out" / "report.json").read_text())
+    assert report["candidates"]["Shared bottom"]["figures"]["ctr auc"]["values"] == [first, second]
+
+
+class AtOnce:
+    """A pool that runs in this process, whatever it is given."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def submit(self, work, *arguments):
+        future = Future()
+        try:
+            future.set_result(work(*arguments))
+        except ValueError as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_):
+        pass
+
+
+def test_a_run_that_fails_is_named(world, monkeypatch, capsys):
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", AtOnce)
+    monkeypatch.delenv("RANK", raising=False)
+    broken = {**CANDIDATES["candidates"]["Shared bottom"], "features.dense": [{"name": "prize"}]}
+    content = {**CANDIDATES, "tuning": {}, "candidates": {"Shared bottom": broken}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="prize"):  # the model is built all the same
+        compared(world)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Shared bottom, trial: failed." in printed
+    assert not [*(world / "out" / "runs").rglob("*.json")], "it is tried again the next time"
+
+
+def test_help_of_the_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["compare", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for explained in ("Processes, one thread each.", "File of the candidates", "Number of seeds."):
+        assert explained in text
+
+
+def test_a_path_tells_runs_apart(world):
+    model = models_of(read_yaml(world / "job.yaml"), read_comparison(world / "candidates.yaml"))[0]
+    paths = {Planned(model, "seed_0", model.final({LR: rate}, 0)).path(world) for rate in (0.1, 0.2, 0.1)}
+    assert len(paths) == 2

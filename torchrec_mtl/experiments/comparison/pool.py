@@ -1,0 +1,100 @@
+"""Finishes runs side by side: those that are on disk are not repeated."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from torchrec_mtl.experiments.comparison.planned import Planned
+from torchrec_mtl.experiments.comparison.run import run
+
+Found = dict[str, Any]  # tasks: {task: {metric: value}}, seconds
+
+
+class RunPool:
+    """Processes that import torch once and then train run after run, with a bar of how many are finished.
+
+    Args:
+        output: Where the runs' figures go, a file each.
+        workers: Number of processes.
+        total: Number of all runs that will be asked for.
+        console: Where progress is shown; where it is no terminal, a line a run.
+    """
+
+    def __init__(self, output: Path, workers: int, total: int, console: Console) -> None:
+        shown = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self.progress = Progress(
+            *shown, TextColumn("{task.description}"), console=console, disable=not console.is_terminal
+        )
+        self.task = self.progress.add_task("", total=total)
+        self.output, self.workers, self.console = output, workers, console
+        self.pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> RunPool:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+        if self.pool is not None:
+            self.pool.shutdown(wait=not error[0], cancel_futures=True)  # what is finished is on disk
+
+    def finish(self, planned: Sequence[Planned]) -> list[Found]:
+        """What each run found, in their order; runs what is not there yet."""
+        paths = [each.path(self.output) for each in planned]
+        waiting = {path: each for path, each in zip(paths, planned, strict=True) if not path.exists()}
+        self.progress.advance(self.task, len(planned) - len(waiting))
+        for path, found in self._measured(waiting):
+            each = waiting[path]
+            write_whole(path, {"job": each.content, **found})
+            text = f"{each.model.candidate}, {each.name.replace('_', ' ')}, {found['seconds']:.0f} s"
+            self.progress.update(self.task, advance=1, description=text)
+            if not self.console.is_terminal:
+                self.console.print(text)
+        return [json.loads(path.read_text()) for path in paths]
+
+    def _measured(self, waiting: Mapping[Path, Planned]) -> Iterator[tuple[Path, Found]]:
+        """Runs as they finish."""
+        if not waiting:
+            return
+        if self.pool is None:
+            context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+            self.pool = ProcessPoolExecutor(self.workers, context, initializer=_start)
+        futures: dict[Future[Found], Path] = {
+            self.pool.submit(run, each.content, path.with_suffix(".log")): path for path, each in waiting.items()
+        }
+        for future in as_completed(futures):
+            path = futures[future]
+            try:
+                found = future.result()
+            except Exception:
+                each = waiting[path]
+                self.console.print(
+                    f"{each.model.candidate}, {each.name}: failed. {path.with_suffix('.log')} has its words."
+                )
+                raise
+            yield path, found
+
+
+def _start() -> None:
+    """What a process does first."""
+    from torchrec_mtl.cli import quiet  # noqa: PLC0415  # the command line imports this package
+
+    quiet()
+    torch.set_num_threads(1)
+
+
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """All or nothing: a file that is there is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content) + "\n")
+    unfinished.rename(path)

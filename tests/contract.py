@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from torchrec_mtl.loss import MultiTaskLoss
+from torchrec_mtl.trunks.task_parts import place_of
 
 IN_FEATURES, NUM_TASKS, ROWS = 8, 3, 64
 
@@ -115,7 +116,16 @@ def trunk_computes_in_float32_and_bfloat16(make):
     torch.testing.assert_close(rough.float(), exact, atol=0.05, rtol=0.05)  # bfloat16 has 8 bits: 0.4 % a rounding
 
 
+def says_only_of_what_is_there_whose_it_is(make):
+    trunk = made(make)
+    parts = trunk.task_parts()
+    tasks = [f"task {t}" for t in range(trunk.num_tasks)]
+    places = {name: place_of(name, entry.shape, parts or {}, tasks) for name, entry in trunk.state_dict().items()}
+    assert len({place.name for place in places.values()}) == len(places), "two entries of one name"
+
+
 TRUNK_CHECKS = [
+    says_only_of_what_is_there_whose_it_is,
     trunk_has_its_shape,
     trunk_computes_in_float32_and_bfloat16,
     accepts_a_batch_of_one_row_and_of_none,

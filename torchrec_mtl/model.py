@@ -8,6 +8,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from torchrec_mtl.batch import MultiTaskBatch
 from torchrec_mtl.dense import DenseEncoder
+from torchrec_mtl.frozen import Frozen
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.layout import ALL_SHARED, TaskFeatures
 from torchrec_mtl.managed import ManagedEmbeddings
@@ -60,6 +61,7 @@ class MultiTaskModel(nn.Module):
         self.trunk = trunk
         self.heads = heads
         self.sequences = sequences
+        self.frozen = Frozen()
         self._check_tasks()
         self.vector = self._vector(dense, task_features)
         self._check_towers()
@@ -116,6 +118,12 @@ class MultiTaskModel(nn.Module):
                     f"Tower '{name}' reads {reads} features, but the trunk makes {self.trunk.out_features} for each "
                     f"task{also}. Build the tower with in_features={made}."
                 )
+
+    def train(self, mode: bool = True) -> MultiTaskModel:
+        """Sets the mode of all that is not frozen."""
+        super().train(mode)
+        self.frozen.evaluate()
+        return self
 
     def forward(self, batch: MultiTaskBatch) -> dict[str, Tensor]:
         """Maps a batch to ``{name: output}``."""

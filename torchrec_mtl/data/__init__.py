@@ -12,11 +12,12 @@ from torchrec_mtl.data.reader import BatchReader, Rank, ReadAhead
 from torchrec_mtl.data.sampling import NegativeSampling
 from torchrec_mtl.data.sequence import BehaviourSequence
 from torchrec_mtl.data.source import Source
-from torchrec_mtl.data.table import ManagedCollision, Table
+from torchrec_mtl.data.table import ManagedCollision, Pretrained, Table
 
 __all__ = [
     "Table",
     "ManagedCollision",
+    "Pretrained",
     "SparseFeature",
     "DenseFeature",
     "BehaviourSequence",

@@ -16,12 +16,12 @@ def meanings(features: Features) -> dict[str, str]:
     Vocabularies are not among it: they have fingerprints of their own. Nor is what an id outside its table is.
     """
     found = {f"table '{table.name}'": f"{table.rows} rows, pooled by {table.pooling}" for table in features.tables}
-    found |= {f"sparse feature '{each.name}'": _rows_of(each) for each in features.sparse}
+    found |= {f"sparse feature '{each.name}'": rows_of(each) for each in features.sparse}
     found |= {f"dense feature '{each.name}'": f"fill {each.fill}" for each in features.dense}
     for each in features.sequences:
         found[f"sequence '{each.name}'"] = (
-            f"the last {each.max_length} steps; items {[(step.name, _rows_of(step)) for step in each.items]}; "
-            f"properties {[(step.name, _rows_of(step)) for step in each.properties]}; query {list(each.query)}; "
+            f"the last {each.max_length} steps; items {[(step.name, rows_of(step)) for step in each.items]}; "
+            f"properties {[(step.name, rows_of(step)) for step in each.properties]}; query {list(each.query)}; "
             f"user {list(each.user)}"
         )
     for kind in ("sparse", "dense", "sequences"):
@@ -29,7 +29,8 @@ def meanings(features: Features) -> dict[str, str]:
     return found
 
 
-def _rows_of(feature: SparseFeature) -> str:
+def rows_of(feature: SparseFeature) -> str:
+    """What a row of a feature's table stands for, in words."""
     way = "by vocabulary" if feature.vocabulary is not None else feature.numbering
     column = "" if feature.column_name == feature.name else f", column '{feature.column_name}'"
     return f"{way}, table '{feature.table_name}'{column}"

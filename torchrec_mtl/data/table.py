@@ -32,6 +32,21 @@ class ManagedCollision:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """A file with vectors that rows of a table start with when a training begins.
+
+    Args:
+        path: Parquet: a file, a directory or a glob, local or an address.
+        values: Column of the values, each once: those of the table's vocabulary, or without one numbers of rows.
+        vectors: Column of lists of numbers, each as long as the table's dimension.
+    """
+
+    path: str
+    values: str = "value"
+    vectors: str = "vector"
+
+
+@dataclass(frozen=True)
 class Table:
     """An embedding table, sharded by TorchRec.
 
@@ -46,6 +61,8 @@ class Table:
         managed_collision: Makes the table take any integer or string as an id
             (:class:`~torchrec_mtl.managed.ManagedEmbeddings`). Trains on CUDA alone; no GPU has run it in the
             project's tests. By default an id is mapped to a row when the batch is made.
+        pretrained: Vectors that rows start with; values without a row are left out, and rows without a vector start as
+            others do.
 
     Raises:
         ValueError: If ``rows`` is not positive, ``dimension`` no positive multiple of 4, the pooling unknown or
@@ -58,6 +75,7 @@ class Table:
     pooling: Literal["sum", "mean"] = "sum"
     init_scale: float | None = None
     managed_collision: ManagedCollision | None = None
+    pretrained: Pretrained | None = None
 
     def __post_init__(self) -> None:
         if self.init_scale is not None and not (isfinite(self.init_scale) and self.init_scale >= 0):

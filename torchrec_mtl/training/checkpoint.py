@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from torchrec_mtl.data.meaning import differences
+from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.chunks import ChunkedSavePlanner
 from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.serving_state import ServingState
@@ -40,6 +43,7 @@ class Position:
         vocabularies: ``{feature: fingerprint of its vocabulary}``; ``None`` in checkpoints that do not say.
         features: What tables and features are (:func:`~torchrec_mtl.data.meaning.meanings`); ``None`` likewise.
         types: Types of hashed columns (:func:`~torchrec_mtl.data.meaning.hashed_types`); ``None`` where not known.
+        frozen: Parts that do not train.
     """
 
     step: int = 0
@@ -53,6 +57,7 @@ class Position:
     vocabularies: Mapping[str, str] | None = None
     features: Mapping[str, str] | None = None
     types: Mapping[str, str] | None = None
+    frozen: Sequence[str] = ()
 
 
 def save(
@@ -81,7 +86,8 @@ def save(
     torch.save(random, draft / _random_file(runtime.rank.index))
     runtime.barrier()
     if runtime.is_main:
-        (serving or ServingState()).write(draft)
+        serving = serving or ServingState()
+        replace(serving, network=NetworkNames.of(objective_of(pipeline))).write(draft)
         (draft / META).write_text(json.dumps(asdict(position), indent=2))
         assert not final.exists(), f"{final} is saved twice"
         draft.rename(final)
@@ -224,6 +230,12 @@ def _check_fits(path: Path, position: Position, now: Position) -> None:
             f"The checkpoint '{path}' holds the state of {position.tables} for the tables, but this run uses "
             f"{now.tables}. Resume with the same optimizer."
         )
+    if sorted(position.frozen) != sorted(now.frozen):
+        raise ValueError(
+            f"The checkpoint '{path}' was trained with freeze {list(position.frozen)}, but this run has "
+            f"{list(now.frozen)}, so the optimizers have other parameters. Resume with the same, or begin another run "
+            f"with training.start_from."
+        )
     for table, before in position.sharding.items():
         after = now.sharding.get(table, before)
         replicated = "data_parallel" in (before, after)
@@ -235,7 +247,29 @@ def _check_fits(path: Path, position: Position, now: Position) -> None:
             )
 
 
-def _load(path: Path, state: dict[str, Any], pipeline: TrainPipelineSparseDist) -> None:
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """``{entry: shape}`` of the model's state in a checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint cannot be read.
+    """
+    try:
+        found = dcp.FileSystemReader(str(path)).read_metadata().state_dict_metadata
+    except (CheckpointException, OSError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"Cannot load the checkpoint at '{path}': it is damaged ({error}).") from error
+    return {
+        name.removeprefix("model."): tuple(entry.size)
+        for name, entry in found.items()
+        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def read_state(path: Path, state: dict[str, Any]) -> None:
+    """Reads entries of a checkpoint in place; every rank calls it.
+
+    Raises:
+        ValueError: If the checkpoint cannot be read or holds other entries.
+    """
     try:
         dcp.load(state, checkpoint_id=str(path))
     except (CheckpointException, RuntimeError, ValueError, OSError, EOFError) as error:
@@ -244,6 +278,10 @@ def _load(path: Path, state: dict[str, Any], pipeline: TrainPipelineSparseDist) 
         raise ValueError(
             f"Cannot load the checkpoint at '{path}': it is damaged or holds another model. {'; '.join(reasons)}"
         ) from error
+
+
+def _load(path: Path, state: dict[str, Any], pipeline: TrainPipelineSparseDist) -> None:
+    read_state(path, state)
     _model(pipeline).load_state_dict(state["model"])
     if "optimizer" in state:
         pipeline._optimizer.load_state_dict(state["optimizer"])
@@ -257,6 +295,13 @@ def _model(pipeline: TrainPipelineSparseDist) -> DistributedModelParallel:
     model = pipeline._model
     assert isinstance(model, DistributedModelParallel)
     return model
+
+
+def objective_of(pipeline: TrainPipelineSparseDist) -> MultiTaskObjective:
+    """What a pipeline trains."""
+    objective = _model(pipeline).module
+    assert isinstance(objective, MultiTaskObjective)
+    return objective
 
 
 def _init_dense_state(pipeline: TrainPipelineSparseDist) -> None:

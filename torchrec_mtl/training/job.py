@@ -30,6 +30,7 @@ from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.sequences import SequenceAttention, SequenceWidths
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer
+from torchrec_mtl.training.origin import StartFrom
 from torchrec_mtl.training.schedule import Schedule
 from torchrec_mtl.training.sequences import sequence_encoder
 from torchrec_mtl.training.sharding import TableSharding
@@ -110,6 +111,9 @@ class Training:
         autocast: ``bfloat16`` for the products of trunk, towers, attention and dense encoder while training; tables,
             losses and everything that is measured or predicted stay float32. Where the processor has no bfloat16
             arithmetic (AMX, AVX512_BF16) it is slower. By default float32.
+        start_from: A checkpoint of this or other tasks that training starts with; by default everything starts anew. A
+            run that is resumed goes on instead.
+        freeze: Parts that do not train, in the words of ``start_from``: tables, trunk, towers.ctr, ...
         inside: Whether every evaluation also looks at the trunk's gates and experts: ``inside_<split>.json``, a
             picture, curves and warnings.
         inside_bounds: Where a figure of the inside becomes a warning.
@@ -127,6 +131,8 @@ class Training:
     log_every: int = 20
     threads: int | None = None
     autocast: Literal["bfloat16"] | None = None
+    start_from: StartFrom | None = None
+    freeze: list[str] = field(default_factory=list)
     inside: bool = True
     inside_bounds: Bounds = field(default_factory=Bounds)
     inside_every: int | None = None

@@ -13,6 +13,7 @@ from torchrec_mtl.data.meaning import check_same_types
 from torchrec_mtl.data.reader import BatchReader
 from torchrec_mtl.data.source import Source
 from torchrec_mtl.training import checkpoint
+from torchrec_mtl.training.beginning import begin, check_beginning
 from torchrec_mtl.training.calibrating import check_calibration
 from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import Runtime
@@ -22,6 +23,7 @@ from torchrec_mtl.training.fitting import fit_tasks
 from torchrec_mtl.training.inside import watched_step
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.measuring import Measured, measure, write_figures
+from torchrec_mtl.training.origin import Origin
 from torchrec_mtl.training.reporting import Bar, Reporter
 from torchrec_mtl.training.schedule import ScheduledRates
 from torchrec_mtl.training.serving_state import ServingState, meaning_of
@@ -57,12 +59,16 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
         reporter.say(f"No checkpoint in '{directory}' yet: starting from the beginning.")
     if not any(task.needs_fit for task in job.tasks):  # a mistake in the network need not wait for all labels
         check_calibration(job, job.objective().model.heads)
+    check_beginning(job)
+    origin = None if existing or job.training.start_from is None else Origin.read(job.training.start_from)
+    known = job.tasks if origin is None else origin.fitted(job.tasks, job.network.towers, job.training.freeze)
     splits = _open_splits(job, runtime, reporter)
     serving = ServingState.read(existing[-1]) if existing else ServingState()
-    tasks = runtime.together(lambda: fit_tasks(serving.restored(job.tasks), splits["train"]))
+    tasks = runtime.together(lambda: fit_tasks(serving.restored(known), splits["train"]))
     declared = {task.name: meaning_of(task) for task in job.tasks}
     job = replace(job, tasks=tasks)
-    session = open_session(job, runtime, splits["train"], None if existing else splits["train"], declared)
+    brought = existing or (origin is not None and origin.loads("dense"))  # the encoder's statistics too
+    session = open_session(job, runtime, splits["train"], None if brought else splits["train"], declared)
     check_calibration(job, session.heads)
     now = replace(session.start, order=session.reader(splits["train"], shuffled=True).order)
     position = now
@@ -71,6 +77,8 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
         position = replace(now, step=loaded.step, epoch=loaded.epoch, batch=loaded.batch)
         reporter.say(f"Resuming from {existing[-1].name}: epoch {position.epoch + 1}, batch {position.batch}.")
         _resume_calibration(session, serving, position, reporter)
+    else:
+        begin(session, origin, reporter)
     reporter = Reporter(runtime.is_main, job.output, position.step)
     try:
         position, validated = _epochs(session, splits, position, reporter)

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardedModule, ShardingEnv
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from torchrec_mtl.frozen import Frozen, keep_rows
 from torchrec_mtl.managed import check_device, managed_tables
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.autocast import autocast
+from torchrec_mtl.training.freezing import TrainedDataParallelWrapper, stop_tables
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer, table_parameters
 from torchrec_mtl.training.pooling import correct_mean_pooling
 from torchrec_mtl.training.rowwise import use_compiled_loop
@@ -103,7 +105,12 @@ def build_train_pipeline(
     fused = table_parameters(
         dict(objective.named_parameters()), [table for table in tables if sharding.get(table) != "data_parallel"]
     )
-    apply_optimizer_in_backward(table_optimizer.optimizer, fused.values(), table_optimizer.arguments)
+    frozen = objective.model.frozen
+    still = table_parameters(fused, frozen.tables)
+    moving = [parameter for name, parameter in fused.items() if name not in still]
+    apply_optimizer_in_backward(table_optimizer.optimizer, moving, table_optimizer.arguments)
+    # a rate of their own gives frozen tables lookups of their own
+    apply_optimizer_in_backward(table_optimizer.optimizer, still.values(), table_optimizer.arguments | {"lr": 0.0})
     assert dist.group.WORLD is not None
     model = DistributedModelParallel(
         module=objective,
@@ -113,16 +120,17 @@ def build_train_pipeline(
         sharders=sharders(),
         # every tower reaches the loss (the objective checks it), so no parameter is ever unused; with a static graph,
         # further autograd.grad calls of a balancer would make ranks diverge
-        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+        data_parallel_wrapper=TrainedDataParallelWrapper(static_graph=False),
     )
     use_compiled_loop(model)
     correct_mean_pooling(model)
-    optimizer = _optimizer(model, tables, dense_optimizer, table_optimizer)
+    stop_tables(model, frozen.tables)
+    optimizer = _optimizer(model, tables, dense_optimizer, table_optimizer, frozen)
     return StrictPipeline(model, optimizer, device, custom_model_fwd=autocast(model, device, products))
 
 
 def _optimizer(
-    model: DistributedModelParallel, tables: list[str], dense: MakeOptimizer, table: TableOptimizer
+    model: DistributedModelParallel, tables: list[str], dense: MakeOptimizer, table: TableOptimizer, frozen: Frozen
 ) -> CombinedOptimizer:
     """The fused optimizer, one for replicated tables (an in-backward one is silently ignored there), and the rest."""
     parameters = {
@@ -132,10 +140,15 @@ def _optimizer(
     }
     replicated = table_parameters(parameters, tables)
     towers = {name: parameter for name, parameter in parameters.items() if name not in replicated}
+    replicated = {
+        name: each for name, each in replicated.items() if name not in table_parameters(replicated, frozen.tables)
+    }
+    masks = {parameter: frozen.rows[name] for name, parameter in towers.items() if name in frozen.rows}
     optimizers: list[KeyedOptimizer | tuple[str, KeyedOptimizer]] = [model.fused_optimizer]
     if replicated:
         optimizers.append(("replicated_tables", KeyedOptimizerWrapper(replicated, table.stepping)))
-    optimizers.append(("dense", KeyedOptimizerWrapper(towers, dense)))
+    if towers:
+        optimizers.append(("dense", KeyedOptimizerWrapper(towers, lambda trained: keep_rows(dense(trained), masks))))
     return CombinedOptimizer(optimizers)
 
 

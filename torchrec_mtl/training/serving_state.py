@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from torchrec_mtl.calibration.calibrator import Calibrator
 from torchrec_mtl.calibration.saved import KEY, described, load_calibrators, write_whole
 from torchrec_mtl.tasks.task import Task
+from torchrec_mtl.training.addresses import NetworkNames
 
 SERVING = "serving.json"
 
@@ -22,11 +23,13 @@ class ServingState:
         statistics: ``{task: what its fit found}``, in every checkpoint.
         calibrators: ``{tower: calibrator}``, in the last checkpoint of a finished training.
         tasks: ``{task: what its outputs mean}``, as declared: see :func:`meaning_of`; in every checkpoint.
+        network: Names of what the model's state counts by index; ``None`` in older checkpoints.
     """
 
     statistics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
+    network: NetworkNames | None = None
 
     @staticmethod
     def read(checkpoint: Path) -> ServingState:
@@ -41,17 +44,19 @@ class ServingState:
         try:
             found = json.loads(file.read_text())
             statistics, tasks = dict(found.get("statistics", {})), dict(found.get("tasks", {}))
+            network = NetworkNames(**found["network"]) if found.get("network") else None
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"Cannot read the checkpoint at '{checkpoint}': {SERVING} is damaged ({error})."
             ) from error
-        return ServingState(statistics, load_calibrators(file), tasks)
+        return ServingState(statistics, load_calibrators(file), tasks, network)
 
     def write(self, checkpoint: Path) -> None:
         """Writes the state, whole or not at all."""
         calibrators = {name: described(each) for name, each in self.calibrators.items()}
         statistics = {name: dict(values) for name, values in self.statistics.items()}
-        content = {"tasks": dict(self.tasks), "statistics": statistics, KEY: calibrators}
+        network = None if self.network is None else asdict(self.network)
+        content = {"network": network, "tasks": dict(self.tasks), "statistics": statistics, KEY: calibrators}
         write_whole(checkpoint / SERVING, content)
 
     def restored(self, tasks: Sequence[Task]) -> list[Task]:

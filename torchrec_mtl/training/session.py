@@ -23,9 +23,11 @@ from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.managed import check_device
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.checkpoint import Position, load_model
 from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.fitting import check_fitted
+from torchrec_mtl.training.freezing import freeze
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.pipeline import build_train_pipeline
 from torchrec_mtl.training.serving_state import ServingState
@@ -101,6 +103,8 @@ def open_session(
     torch.set_num_threads(training.threads or max(1, (os.cpu_count() or 1) // local_ranks))
     torch.manual_seed(training.seed + runtime.rank.index)  # shards must differ; replicated parts are rank 0's
     objective = job.objective()
+    if training.freeze:
+        freeze(objective, training.freeze, anew(job))
     if fit_on is not None and isinstance(objective.model.dense, DenseEncoder):
         objective.model.dense.fit(runtime.together(lambda: dense_sample(fit_on)))
     pipeline = build_train_pipeline(
@@ -121,9 +125,16 @@ def open_session(
         vocabularies=runtime.together(lambda: vocabulary_fingerprints(job.features.ids)),
         features=meanings(job.features) | {f"'{name}' alone": f"{towers}" for name, towers in job.network.only.items()},
         types=None if rows is None else hashed_types(rows),
+        frozen=list(training.freeze),
     )
     statistics = {task.name: task.statistics for task in job.tasks if task.statistics}
-    return Session(job, runtime, pipeline, start, ServingState(statistics, tasks=declared or {}))
+    return Session(
+        job,
+        runtime,
+        pipeline,
+        start,
+        ServingState(statistics, tasks=declared or {}, network=NetworkNames.of(objective)),
+    )
 
 
 def open_checkpoint(job: Job, runtime: Runtime, path: Path, rows: Source) -> Session:
@@ -141,7 +152,8 @@ def open_checkpoint(job: Job, runtime: Runtime, path: Path, rows: Source) -> Ses
     serving = ServingState.read(path)
     tasks = serving.restored(job.tasks)
     check_fitted(tasks, str(path))
-    session = open_session(replace(job, tasks=tasks), runtime, rows)
+    still = replace(job.training, freeze=[])  # nothing trains here
+    session = open_session(replace(job, tasks=tasks, training=still), runtime, rows)
     load_model(path, session.pipeline, session.start)
     session.calibrate(serving)
     return session
@@ -176,3 +188,10 @@ def open_split(
         return source, None
     counts = runtime.together(lambda: scan_labels(source, runtime.rank))
     return source, report(source, runtime.total(counts))
+
+
+def anew(job: Job) -> list[str]:
+    """Parts that the job declares new and gives no other numbers: inside of what is frozen they train."""
+    start = job.training.start_from
+    pretrained = {f"tables.{table.name}" for table in job.features.tables if table.pretrained is not None}
+    return [] if start is None else [part for part in start.new if part not in pretrained]

@@ -12,6 +12,7 @@ from torchrec_mtl.experts import Experts, Gates
 from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_levels, for_each_expert
+from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -103,11 +104,17 @@ class AdaTT(Trunk):
         if task_experts < 1:
             raise ValueError(f"AdaTT: task_experts must be at least 1, but found {task_experts}.")
         super().__init__(in_features, num_tasks, levels[-1][-1])
+        self.task_experts = task_experts
         number, widths = num_tasks * task_experts, [in_features, *(layers[-1] for layers in levels)]
         self.levels = nn.Sequential()
         for width, layers in zip(widths, levels, strict=False):  # the last width is H
             experts, gates = Experts(number, width, layers, options), Gates(num_tasks, width, number, gate_dropout)
             self.levels.append(Fusion(experts, gates, num_tasks, task_experts))
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        gates = Rows({0: 1, 1: self.task_experts})  # each task's over all tasks' experts
+        return experts_of("levels.*.experts", self.task_experts) | {"levels.*.gates": gates, "levels.*.own": Rows()}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

@@ -13,6 +13,7 @@ from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.fusion import Fusion
 from torchrec_mtl.trunks.levels import check_layers
 from torchrec_mtl.trunks.sequential import SequentialTrunk
+from torchrec_mtl.trunks.task_parts import Listed, TaskPart, experts_of
 
 
 class AITM(SequentialTrunk):
@@ -68,6 +69,10 @@ class AITM(SequentialTrunk):
         self.own = Experts(num_tasks, in_features, layers, options)
         self.transfers = nn.ModuleList(mlp(layers[-1], layers[-1:], options) for _ in range(num_tasks - 1))
         self.fusion = Fusion(layers[-1], sources=2, bias=False) if num_tasks > 1 else None
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        return experts_of("own") | {"transfers": Listed(first=1)}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

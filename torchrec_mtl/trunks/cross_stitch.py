@@ -11,6 +11,7 @@ from torchrec_mtl.experts import Experts
 from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
+from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -65,6 +66,10 @@ class CrossStitch(Trunk):
         other = (1 - own) / max(num_tasks - 1, 1)
         start = torch.full((num_tasks, num_tasks), other).fill_diagonal_(own if num_tasks > 1 else 1.0)
         self.stitches = nn.ParameterList(start.clone() for _ in layers)
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        return experts_of("networks.*") | {"stitches": Rows({0: 1, 1: 1})}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

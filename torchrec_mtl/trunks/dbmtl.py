@@ -11,6 +11,7 @@ from torchrec_mtl.experts import Experts
 from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.sequential import SequentialTrunk
+from torchrec_mtl.trunks.task_parts import Listed, TaskPart, experts_of
 
 
 class DBMTL(SequentialTrunk):
@@ -69,6 +70,10 @@ class DBMTL(SequentialTrunk):
         self.relations = nn.ModuleList(
             mlp(task_layers[-1] + before * self.out_features, relation_layers, options) for before in range(num_tasks)
         )
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        return experts_of("own") | {"relations": Listed()}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

@@ -14,6 +14,7 @@ from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.annealing import Annealing
 from torchrec_mtl.trunks.fusion import Fusion
 from torchrec_mtl.trunks.sequential import SequentialTrunk
+from torchrec_mtl.trunks.task_parts import Listed, TaskPart
 
 if TYPE_CHECKING:
     from torchrec_mtl.tasks.task import Task
@@ -129,6 +130,11 @@ class HTLNet(SequentialTrunk):
                     f"HTLNet embeds the labels of all towers but the last, so each must give the probability of one "
                     f"logit, but task '{name}' is a {type(task).__name__}. Declare it last, or take AITM or DBMTL."
                 )
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose: a label's embedding is the next task's, the first that reads it."""
+        later = Listed(first=1)
+        return {"own": Listed(), "labels": later, "fuse_vectors": later, "fuse_labels": later}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

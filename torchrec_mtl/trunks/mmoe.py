@@ -10,6 +10,7 @@ from torchrec_mtl.experts import Experts, Gates
 from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers, check_levels
+from torchrec_mtl.trunks.task_parts import Rows, TaskPart
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -93,6 +94,10 @@ class MultiLevelMMoE(Trunk):
             number = num_experts if depth < len(levels) else num_tasks
             self.levels.append(Mixture(experts, Gates(number, in_features, num_experts, gate_dropout)))
             width = layers[-1]
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose: the last level's gates."""
+        return {f"levels.{len(self.levels) - 1}.gates": Rows()}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

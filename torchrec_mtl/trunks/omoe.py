@@ -9,6 +9,7 @@ from torch import Tensor
 from torchrec_mtl.experts import Experts, Gates
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
+from torchrec_mtl.trunks.task_parts import TaskPart
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -57,6 +58,10 @@ class OMoE(Trunk):
         super().__init__(in_features, num_tasks, layers[-1])
         self.experts = Experts(num_experts, in_features, layers, options)
         self.gates = Gates(1, in_features, num_experts, gate_dropout)
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        return {}  # all is shared
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, 1, H]``."""

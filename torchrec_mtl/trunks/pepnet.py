@@ -11,6 +11,7 @@ from torchrec_mtl.experts import Experts
 from torchrec_mtl.layout import Layout
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
+from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -79,6 +80,7 @@ class PEPNet(Trunk):
                 raise ValueError(f"PEPNet: {what} must name at least one feature; leave it out for all features.")
         super().__init__(in_features, num_tasks, layers[-1])
         self.embedding_gate = GateUnit(in_features, gate_hidden, in_features)
+        self.widths = list(layers)
         widths = [in_features, *layers]
         self.layers = nn.ModuleList(
             Experts(num_tasks, width, [made], options) for width, made in zip(widths, layers, strict=False)
@@ -87,6 +89,11 @@ class PEPNet(Trunk):
         for what in self.names:
             self.register_buffer(f"is_{what}", torch.ones(in_features, dtype=torch.bool), persistent=False)
         self._arranged = domain is None and prior is None
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose: the layers, and what the gates give for each task."""
+        last = {f"gates.{i}.2": Rows({0: width}) for i, width in enumerate(self.widths)}
+        return experts_of("layers.*") | last
 
     def arrange(self, layout: Layout) -> None:
         """Finds the columns of the domain and of the prior."""

@@ -11,6 +11,7 @@ from torchrec_mtl.experts import Experts, Gates
 from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers, check_levels, for_each_expert
+from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -122,6 +123,12 @@ class PLE(Trunk):
             shared_gate = Gates(1, in_features, own + shared_experts, gate_dropout) if read_on else None
             self.levels.append(Extraction(shared, experts, gates, shared_gate))
             in_features = layers[-1]
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        own = self.task_experts  # at the shared gate, before the shared experts
+        gates = {"levels.*.gates": Rows(), "levels.*.shared_gate": Rows({1: own})}
+        return (experts_of("levels.*.own", own) if own else {}) | gates
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchrec_mtl.experts import Experts
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
+from torchrec_mtl.trunks.task_parts import TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -61,6 +62,10 @@ class Separate(Trunk):
             )
         self.own = own // num_tasks
         self.networks = Experts(num_tasks, self.common + self.own, layers, options)
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        return experts_of("networks")
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torchrec_mtl.trunks.trunk import Trunk
@@ -39,6 +39,16 @@ class SequentialTrunk(Trunk, ABC):
                         f"{name} passes information from tower to tower in their order, but in {list(tasks)} tower "
                         f"'{tower}' does not come after '{earlier}', {why}. Declare the towers in the order {right}."
                     )
+
+    def check_start(self, before: Sequence[str], after: Sequence[str]) -> None:
+        """Refuses a trunk whose steps are not the first of this one's, or the other way round: they read each other."""
+        both = min(len(before), len(after))
+        if list(before[:both]) != list(after[:both]):
+            raise ValueError(
+                f"{type(self).__name__} passes information from tower to tower, so steps can be added and dropped at "
+                f"its end only: the checkpoint's towers are {list(before)}, this job's {list(after)}. Keep the order "
+                f"of the first ones, or declare the trunk new."
+            )
 
     def _right_order(self, needs: Mapping[str, Mapping[str, str]]) -> list[str]:
         """The order nearest to the declared one: again and again the first tower that may come now."""

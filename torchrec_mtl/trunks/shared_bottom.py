@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.levels import check_layers
+from torchrec_mtl.trunks.task_parts import TaskPart
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -40,6 +41,10 @@ class SharedBottom(Trunk):
         check_layers("SharedBottom", layers)
         super().__init__(in_features, num_tasks, layers[-1])
         self.bottom = mlp(in_features, layers, options)
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        return {}  # all is shared
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, 1, H]``."""

@@ -12,6 +12,7 @@ from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.layout import Layout, runs, take
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_levels, for_each_expert
+from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 
@@ -141,6 +142,12 @@ class STEM(Trunk):
             )
             task, common, told = layers[-1], layers[-1], 2 * layers[-1]
         return levels
+
+    def task_parts(self) -> dict[str, TaskPart]:
+        """Which parameters are whose."""
+        own = self.experts[1]
+        gates = {"levels.*.gates": Rows({0: 1, 1: own}), "levels.*.shared_gate": Rows({1: own})}
+        return experts_of("levels.*.own", own) | gates
 
     def arrange(self, layout: Layout) -> None:
         """Finds shared tables and copies, and makes the layers that read them."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from torchrec_mtl.layout import Layout
+from torchrec_mtl.trunks.task_parts import TaskPart
 
 if TYPE_CHECKING:
     from torchrec_mtl.tasks.task import Task
@@ -76,4 +77,25 @@ class Trunk(nn.Module, ABC):
 
         Raises:
             ValueError: If the trunk cannot serve these tasks in this order.
+        """
+
+    def task_parts(self) -> Mapping[str, TaskPart] | None:
+        """Which parameters and buffers belong to single tasks, so that the trunk can start from one of other tasks.
+
+        Returns:
+            ``{part: how the tasks stand in it}``, a part being the beginning of a name in the ``state_dict``, whole
+            words between dots, ``*`` for any one; what is in no part is shared. ``None``, by default, if the trunk
+            does not say: then it starts from a trunk of the same tasks in the same order only.
+
+        Example::
+
+            {"gates": Rows(), "towers": Listed()}  # gates.weight [T, ...]; towers.0.weight, towers.1.weight, ...
+        """
+        return None
+
+    def check_start(self, before: Sequence[str], after: Sequence[str]) -> None:  # most take any others
+        """Shows the trunk the tasks of the trunk that it is to start from, and its own.
+
+        Raises:
+            ValueError: If it cannot start from a trunk of such tasks.
         """

@@ -1,0 +1,172 @@
+"""The checkpoint that a job starts from: what it holds, and whether that still means the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torchrec_mtl.hints import did_you_mean
+from torchrec_mtl.tasks.task import Task
+from torchrec_mtl.training.addresses import NetworkNames, inside
+from torchrec_mtl.training.checkpoint import Position, find, read_position
+from torchrec_mtl.training.freezing import new_towers
+from torchrec_mtl.training.serving_state import ServingState, meaning_of
+
+_RENAMED = ("towers.", "tables.")
+
+
+@dataclass(frozen=True)
+class StartFrom:
+    """A checkpoint of another run, perhaps of other tasks, whose numbers a job starts with.
+
+    Every parameter comes from the checkpoint, unless it belongs to a part that is named as new. Parts are ``tables``,
+    ``tables.<table>``, ``dense``, ``sequences``, ``sequences.<sequence>``, ``trunk``, ``towers``, ``towers.<tower>``,
+    ``links``, ``links.<link>``, or a part of these such as ``trunk.levels.1``. What the trunk holds for a tower alone
+    goes with the tower. Optimizers, the balancer and calibration begin anew.
+
+    Args:
+        checkpoint: The checkpoint, or a directory of them (the newest is taken); made on any number of ranks.
+        rename: ``{part there: part here}`` of towers and tables that are called otherwise in this job.
+        new: Parts that start at random, for instance the towers of tasks that the checkpoint does not know.
+
+    Raises:
+        ValueError: If a name is not that of a tower or a table, or two get the same.
+
+    Example::
+
+        StartFrom("runs/clicks/checkpoints", rename={"towers.ctr": "towers.click"}, new=["towers.like"])
+    """
+
+    checkpoint: str | Path
+    rename: Mapping[str, str] = field(default_factory=dict)
+    new: Sequence[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for before, after in self.rename.items():
+            if not any(name.startswith(kind) for kind in _RENAMED for name in [before] if after.startswith(kind)):
+                raise ValueError(
+                    f"start_from.rename: towers and tables can be renamed, as in towers.ctr: towers.click, but found "
+                    f"{before}: {after}."
+                )
+        if twice := sorted({name for name in self.rename.values() if [*self.rename.values()].count(name) > 1}):
+            raise ValueError(f"start_from.rename: {twice} each have several sources in the checkpoint. Name one.")
+
+    def renamed(self, kind: str) -> dict[str, str]:
+        """``{name there: name here}`` of ``towers`` or ``tables``, without their part."""
+        start = f"{kind}."
+        return {
+            before.removeprefix(start): after.removeprefix(start)
+            for before, after in self.rename.items()
+            if before.startswith(start)
+        }
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of the checkpoint before it is loaded.
+
+    Args:
+        start: What the job says.
+        path: The checkpoint.
+        position: Where its training stood, and what its features meant.
+        serving: Its tasks and their statistics.
+        before: Names of its parts, by this job's names of towers.
+    """
+
+    start: StartFrom
+    path: Path
+    position: Position
+    serving: ServingState
+    before: NetworkNames
+
+    @staticmethod
+    def read(start: StartFrom) -> Origin:
+        """Reads all but the numbers.
+
+        Raises:
+            ValueError: If there is no checkpoint, it does not name its towers, or a renamed part is not in it.
+        """
+        path = find(Path(start.checkpoint))
+        serving, towers = ServingState.read(path), start.renamed("towers")
+        if serving.network is None:
+            raise ValueError(
+                f"The checkpoint '{path}' does not name its towers: an older torchrec_mtl wrote it. Go on with its run "
+                f"by train --resume with more epochs: the next checkpoint names them."
+            )
+        for name, after in towers.items():
+            if name not in serving.network.towers:
+                hint = did_you_mean(name, serving.network.towers)
+                raise ValueError(
+                    f"start_from.rename: the checkpoint '{path}' has no tower '{name}'. "
+                    f"Found {list(serving.network.towers)}{hint}"
+                )
+            if after in serving.network.towers and after not in towers:
+                raise ValueError(
+                    f"start_from.rename: tower '{name}' becomes '{after}', but the checkpoint '{path}' has another "
+                    f"tower of that name. Rename that one too, for instance towers.{after}: towers.{after}_before."
+                )
+        position = read_position(path)
+        if unknown := sorted(set(start.renamed("tables")) - set(position.sharding)):
+            raise ValueError(
+                f"start_from.rename: the checkpoint '{path}' has no tables {unknown}. Found "
+                f"{sorted(position.sharding)}."
+            )
+        return Origin(start, path, position, serving, serving.network.renamed(towers))
+
+    def kept(self, towers: Collection[str]) -> list[str]:
+        """Those of a job's towers that start with what they were there.
+
+        Raises:
+            ValueError: If one is neither in the checkpoint nor new.
+        """
+        fresh = new_towers(towers, self.start.new)
+        for name in towers:
+            if name not in fresh and name not in self.before.towers:
+                raise ValueError(
+                    f"Tower '{name}' is not in the checkpoint '{self.path}', whose towers are "
+                    f"{list(self.before.towers)}, so it would start at random. If it is to, name towers.{name} in "
+                    f"start_from.new; if it was called otherwise there, in start_from.rename."
+                )
+        return [name for name in towers if name not in fresh]
+
+    def loads(self, part: str) -> bool:
+        """Whether a part comes from the checkpoint."""
+        return not inside(part, self.start.new)
+
+    def fitted(self, tasks: Sequence[Task], towers: Collection[str], frozen: Collection[str]) -> list[Task]:
+        """The tasks, those of kept towers with the statistics that their outputs were learnt with.
+
+        Raises:
+            ValueError: If a frozen tower's task means something else now.
+        """
+        return [
+            self._fitted(task, inside(f"towers.{task.name}", frozen)) if task.name in self.kept(towers) else task
+            for task in tasks
+        ]
+
+    def _fitted(self, task: Task, frozen: bool) -> Task:
+        names = {after: before for before, after in self.start.renamed("towers").items()}
+        name = names.get(task.name, task.name)
+        before, after = self.serving.tasks.get(name), meaning_of(task)
+        if before == after:
+            values = self.serving.statistics.get(name)
+            return task.with_statistics(values) if values else task
+        if frozen and before is not None:
+            raise ValueError(
+                f"Task '{task.name}' was trained as {before}, but is declared as {after}, and its tower is frozen: its "
+                f"outputs would be taken for something else. Declare the task as it was trained, or let the tower "
+                f"train."
+            )
+        return task
+
+    def changed_tasks(self, tasks: Sequence[Task], towers: Collection[str]) -> list[str]:
+        """What is to be said of tasks whose kept tower was trained as that of another kind."""
+        names = {after: before for before, after in self.start.renamed("towers").items()}
+        kept = self.kept(towers)
+        found = []
+        for task in tasks:
+            before = self.serving.tasks.get(names.get(task.name, task.name))
+            if task.name in kept and before not in (None, meaning_of(task)):
+                found.append(f"Task '{task.name}' was trained as {before}, and is {meaning_of(task)} now.")
+        return found

@@ -59,7 +59,7 @@ class MultiTaskObjective(nn.Module):
         _check_trained(heads, [task for task in tasks if task.weight > 0])
         heads.bind({task.name: task.predict for task in tasks if task.served})
         served_tasks = {task.name: task for task in tasks if task.served}
-        model.trunk.check_tasks({tower: served_tasks.get(tower) for tower in heads.tower_names})
+        model.trunk.check_tasks({tower: served_tasks.get(tower) for tower in heads.tower_names}, heads.chains())
         self.model = model
         self.sampled_towers = () if sampling is None else _sampled_towers(sampling, tasks, heads)
         # a term that is not served may be no likelihood: it sees all rows' outputs, and weights, which suit any loss

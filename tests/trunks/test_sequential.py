@@ -9,7 +9,7 @@ import torch.distributed as dist
 from tests.ranks import run_on_ranks
 from tests.small import FEATURES, concatenated, gradient_of, make_batch, make_embeddings
 from torchrec_mtl import MultiTaskModel, MultiTaskObjective
-from torchrec_mtl.heads import Joined, ProbabilityProduct, TaskHeads, Tower
+from torchrec_mtl.heads import ExpectedValue, Joined, ProbabilityProduct, TaskHeads, Tower
 from torchrec_mtl.tasks import BinaryTask, LogRegressionTask, MonotonicityTerm, OrdinalTask, RegressionTask
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.trunks import AITM, DBMTL, HTLNet, MMoE
@@ -76,7 +76,7 @@ def test_spaces_in_a_circle_have_no_order():
     tasks = [BinaryTask("ctr", "click", label_space="purchase"), BinaryTask("cvr", "purchase", label_space="click")]
     text = (
         "AITM: no order of the towers fits their tasks: 'ctr' after 'cvr', which predicts its label space 'purchase'; "
-        "'cvr' after 'ctr', which predicts its label space 'click'. Correct the label spaces."
+        "'cvr' after 'ctr', which predicts its label space 'click'. Correct the label spaces or the links."
     )
     with pytest.raises(ValueError, match=re.escape(text)):
         objective(AITM, tasks)
@@ -86,12 +86,35 @@ def test_other_trunks_take_any_order():
     objective(MMoE, [VALUE, CVR, CTR])
 
 
+ESMM = [CTR, BinaryTask("ctcvr", "purchase")]  # without a task for cvr
+
+
 @pytest.mark.parametrize("trunk_class", SEQUENTIAL)
-def test_towers_without_a_task_of_their_name_stand_as_declared(trunk_class):
-    """ESMM without a task for cvr; and a term, whose label is no prediction, is not asked."""
-    links = [ProbabilityProduct("ctcvr", of=("ctr", "cvr")), Joined("order", of=("ctr", "cvr"))]
-    tasks = [CTR, BinaryTask("ctcvr", "purchase"), MonotonicityTerm("order", "click", weight=0.6)]
-    objective(trunk_class, tasks, towers=["cvr", "ctr"], links=links)
+def test_towers_of_a_chain_stand_in_its_order(trunk_class):
+    chain = ProbabilityProduct("ctcvr", of=("ctr", "cvr"))
+    objective(trunk_class, ESMM, towers=["ctr", "cvr"], links=[chain])
+    text = (
+        "in ['cvr', 'ctr'] tower 'cvr' does not come after 'ctr', the step before it in ['ctr', 'cvr']. "
+        "Declare the towers in the order ['ctr', 'cvr']."
+    )
+    with pytest.raises(ValueError, match=re.escape(text)):
+        objective(trunk_class, ESMM, towers=["cvr", "ctr"], links=[chain])
+
+
+def test_a_chain_of_chains_is_one_of_towers():
+    links = [ProbabilityProduct("ctcvr", of=("ctr", "cvr")), ExpectedValue("gmv", of=("ctcvr", "value"))]
+    tasks = [*ESMM, RegressionTask("gmv", "value", weight=0.0)]
+    objective(AITM, [*tasks, VALUE], towers=["ctr", "cvr", "value"], links=links)
+    with pytest.raises(ValueError, match=r"'value' does not come after 'cvr', the step before it in"):
+        objective(AITM, [*tasks, VALUE], towers=["ctr", "value", "cvr"], links=links)
+
+
+@pytest.mark.parametrize("trunk_class", SEQUENTIAL)
+def test_towers_that_nothing_ties_stand_as_declared(trunk_class):
+    """A term, whose label is no prediction, is not asked, and what joins outputs is no chain."""
+    links = [Joined("order", of=("ctr", "other"))]
+    tasks = [CTR, BinaryTask("other", "purchase"), MonotonicityTerm("order", "click", weight=0.6)]
+    objective(trunk_class, tasks, towers=["other", "ctr"], links=links)
 
 
 def test_tasks_that_are_continuous():

@@ -56,6 +56,11 @@ class ClickThenBuy(Link):
             raise ValueError(f"ClickThenBuy '{name}': 'of' must name two outputs (click, buy), but found {list(of)}.")
         self.always_clicked = always_clicked
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """All that it reads, in order."""
+        return self.of
+
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Maps the logits of the click and of the purchases to joint log-probabilities."""
         click, buy = (outputs[name].float() for name in self.of)

@@ -77,6 +77,11 @@ class ExpectedValue(Link):
         if self.name in predict:
             self._refuse_another_unit(predict[self.name])
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """All that it reads, in order."""
+        return self.of
+
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Maps the steps' logits and the value output to the expected value."""
         *steps, value = self.of

@@ -64,6 +64,17 @@ class TaskHeads(nn.Module):
             return frozenset([name])
         return frozenset().union(*(self.sources(read) for read in self._reads[name]))
 
+    def chains(self) -> list[tuple[str, ...]]:
+        """The towers of each link that is a chain, in the funnel's order."""
+        return [chain for name in self._reads if (chain := self._chain(name))]
+
+    def _chain(self, name: str) -> tuple[str, ...]:
+        if name in self.tower_names:
+            return (name,)
+        link = self.links[self.names.index(name) - len(self.towers)]
+        assert isinstance(link, Link)
+        return tuple(dict.fromkeys(tower for step in link.steps for tower in self._chain(step)))
+
     def bind(self, predict: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
         """Tells every link what each task makes of its output: see :meth:`~torchrec_mtl.heads.link.Link.bind`."""
         for link in self.links:

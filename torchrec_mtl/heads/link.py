@@ -32,6 +32,11 @@ class Link(nn.Module, ABC):
         """Names of the outputs read that a gradient at this one reaches, if it spares its ``stopped`` values."""
         return self.of
 
+    @property
+    def steps(self) -> tuple[str, ...]:  # most are no chain
+        """Names of the outputs read that are steps of a funnel, in its order."""
+        return ()
+
     @abstractmethod
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Maps ``{name: output}`` to one more output, ``[B]`` or ``[B, K]``. A probability is given as its logit."""

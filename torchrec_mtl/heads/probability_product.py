@@ -53,6 +53,11 @@ class ProbabilityProduct(Link):
                 f"but found {list(detach)}."
             )
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """All that it reads, in order."""
+        return self.of
+
     def trained(self, stopped: Collection[int] = ()) -> tuple[str, ...]:
         """Names of the steps that are not detached."""
         return tuple(step for step in self.of if step not in self.detach)

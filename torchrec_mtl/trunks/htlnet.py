@@ -121,9 +121,9 @@ class HTLNet(SequentialTrunk):
                 )
         self._towers = tuple(towers.values())
 
-    def check_tasks(self, tasks: Mapping[str, Task | None]) -> None:
+    def check_tasks(self, tasks: Mapping[str, Task | None], chains: Sequence[Sequence[str]] = ()) -> None:
         """Refuses tasks that contradict the order, and any but probabilities of one logit before the last tower."""
-        super().check_tasks(tasks)
+        super().check_tasks(tasks, chains)
         for name, task in list(tasks.items())[:-1]:
             if task is not None and (task.continuous or task.outputs != 1):
                 raise ValueError(

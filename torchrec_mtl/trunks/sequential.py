@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torchrec_mtl.trunks.trunk import Trunk
@@ -17,7 +18,8 @@ class SequentialTrunk(Trunk, ABC):
 
     The towers' order is the funnel's. It is checked against the tasks that are named like towers: one that is learnt
     inside a label space (``label_space="click"``) comes after the task of that label, and one of a continuous value
-    after all that are not. Towers without such a task, and those that no label space ties, stand as they are declared.
+    after all that are not. Towers that a link multiplies along the funnel stand as in its ``of``, whether or not they
+    have a task of their own. What neither ties stands as it is declared.
 
     Args:
         in_features: Width of the feature vector, ``D``.
@@ -28,9 +30,9 @@ class SequentialTrunk(Trunk, ABC):
         ValueError: If a size is not positive; by :meth:`check_tasks`, if the tasks contradict the order.
     """
 
-    def check_tasks(self, tasks: Mapping[str, Task | None]) -> None:
-        """Refuses an order of towers that contradicts the tasks' label spaces, or goes on after a continuous task."""
-        name, needs = type(self).__name__, _needs(tasks)
+    def check_tasks(self, tasks: Mapping[str, Task | None], chains: Sequence[Sequence[str]] = ()) -> None:
+        """Refuses an order that contradicts the tasks' label spaces or a chain, or goes on after a continuous task."""
+        name, needs = type(self).__name__, _needs(tasks, chains)
         right = self._right_order(needs)
         for place, tower in enumerate(tasks):
             for earlier, why in needs[tower].items():
@@ -59,13 +61,13 @@ class SequentialTrunk(Trunk, ABC):
                 found = "; ".join(f"'{a}' after '{b}', {why}" for a in waiting for b, why in needs[a].items())
                 raise ValueError(
                     f"{type(self).__name__}: no order of the towers fits their tasks: {found}. Correct the label "
-                    f"spaces."
+                    f"spaces or the links."
                 )
             order.append(ready[0])
         return order
 
 
-def _needs(tasks: Mapping[str, Task | None]) -> dict[str, dict[str, str]]:
+def _needs(tasks: Mapping[str, Task | None], chains: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
     """``{tower: {tower that must come before it: why}}``."""
     needs: dict[str, dict[str, str]] = {tower: {} for tower in tasks}
     known = {tower: task for tower, task in tasks.items() if task is not None}
@@ -75,4 +77,7 @@ def _needs(tasks: Mapping[str, Task | None]) -> dict[str, dict[str, str]]:
                 needs[tower][other] = f"which predicts its label space '{earlier.label}'"
             elif task.continuous and not earlier.continuous:
                 needs[tower][other] = "as a continuous task must"
+    for chain in chains:
+        for before, after in pairwise(chain):
+            needs[after].setdefault(before, f"the step before it in {list(chain)}")
     return needs

@@ -69,11 +69,14 @@ class Trunk(nn.Module, ABC):
             ValueError: If the trunk cannot work with them.
         """
 
-    def check_tasks(self, tasks: Mapping[str, Task | None]) -> None:  # most take tasks in any order
+    def check_tasks(
+        self, tasks: Mapping[str, Task | None], chains: Sequence[Sequence[str]] = ()
+    ) -> None:  # most take tasks in any order
         """Shows the trunk what its towers predict, once tasks are known.
 
         Args:
             tasks: ``{tower: the served task of its name, or None}``, in the order of the towers.
+            chains: Towers that a link multiplies along a funnel, in its order.
 
         Raises:
             ValueError: If the trunk cannot serve these tasks in this order.

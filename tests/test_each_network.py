@@ -108,12 +108,19 @@ def test_an_input_of_any_strides():
 
 
 def test_where_it_is_used():
-    weights = [torch.empty(4, 256, 400)]
+    weights, one_layer, small = (
+        [torch.empty(4, width, 400 if width > 100 else 8) for width in widths] for widths in ([256, 128], [256], [64])
+    )
     few, many = torch.empty(8, 400), torch.empty(40_000, 400)
     assert one_by_one(few, weights), "to train"
     with torch.no_grad():
         assert not one_by_one(few, weights)
         assert one_by_one(many, weights)
+    assert not one_by_one(few, one_layer), "one wide product, unless it is too wide"
+    assert one_by_one(many, one_layer)
+    assert one_by_one(few.unsqueeze(1), one_layer), "of an input for each"
+    assert not one_by_one(torch.empty(8, 4, 8), small), "calls would cost more than they save"
+    assert one_by_one(torch.empty(2000, 4, 8), small)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not one_by_one(many, weights), "autocast would not reach its products"
     assert not one_by_one(few.to("meta"), weights)

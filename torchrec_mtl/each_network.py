@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from torchrec_mtl.each_linear import batched_is_faster, each_linear, is_recorded
 
+FEW_ROWS, SMALL = 1024, 2**14  # of rows and of a layer's weights; below both, calls cost more than memory traffic
+
 
 def each_network(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *, last: bool) -> Tensor:
     r"""N networks of linear layers with ReLU between.
@@ -50,8 +52,9 @@ def one_by_one(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether one network after another, by a backward pass written out, is possible and fastest."""
     if x.device.type != "cpu" or is_recorded() or torch.is_autocast_enabled("cpu"):
         return False
-    widest = max(weight.shape[0] * weight.shape[1] for weight in weights)
-    return torch.is_grad_enabled() or not batched_is_faster(x, widest)
+    if not torch.is_grad_enabled() or (x.ndim == 2 and len(weights) == 1):  # where there is next to nothing to save
+        return not batched_is_faster(x, max(weight.shape[0] * weight.shape[1] for weight in weights))
+    return x.shape[0] >= FEW_ROWS or any(weight[0].numel() >= SMALL for weight in weights)
 
 
 class _EachNetwork(torch.autograd.Function):

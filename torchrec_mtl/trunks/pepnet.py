@@ -113,8 +113,11 @@ class PEPNet(Trunk):
                 f"PEPNet does not know yet where its features {self.names} stand. Build the MultiTaskModel(embeddings, "
                 f"trunk, heads) first, or call arrange(Layout(...))."
             )
-        scaled = self.embedding_gate(torch.where(self.is_domain, features, features.detach())) * features  # [B, D]
-        told = torch.where(self.is_prior, features, scaled.detach())  # [B, D]
+        domain = features
+        if self.names["domain"] is not None:
+            domain = torch.where(self.is_domain, features, features.detach())
+        scaled = self.embedding_gate(domain) * features  # [B, D]
+        told = features if self.names["prior"] is None else torch.where(self.is_prior, features, scaled.detach())
         made = scaled
         for layer, gate in zip(self.layers, self.gates, strict=True):
             made = layer(made)  # [B, T, width]

@@ -177,6 +177,10 @@ def test_a_calibrated_job_keeps_its_validation_split(world):
             "'Shared bottom'.*network.trunk",
         ),
         ({"tuning": {LR: [0.1, "fast"]}}, r"(?s)'Shared bottom' with \{.*fast.*dense_optimizer"),
+        (
+            {"common": {"data.funnel": {"labels": ["click", "purchase", "refund"]}}},
+            r"'Shared bottom'.*Funnel labels \['refund'\] are read by no task",
+        ),
         ({"common": {"data.validation": []}}, "data.validation names no files"),
         ({"common": {"data.test": []}}, "data.test names no files"),
     ],

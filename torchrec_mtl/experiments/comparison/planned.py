@@ -87,6 +87,7 @@ def check(models: Sequence[Model], comparison: Comparison) -> None:
             where = f"Candidate '{model.candidate}'" + (f" with {setting}" if setting else "")
             try:
                 job = read_job({**model.final(setting, 0), "output": "unused"})
+                job.converter("train")
                 if not any(task.needs_fit for task in job.tasks):
                     job.objective()
             except ValueError as error:

@@ -26,6 +26,7 @@ def single(task, label):
     return {
         "network.towers": {task: TOWER},
         "network.links": [],
+        "data.funnel": None,
         "tasks": [{"class_path": BINARY, "init_args": {"name": task, "label": label}}],
     }
 

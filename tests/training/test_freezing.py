@@ -46,6 +46,7 @@ def flat(model):
     found = {}
     for name, value in model.state_dict().items():
         shards = [shard.tensor for shard in value.local_shards()] if hasattr(value, "local_shards") else [value]
+        shards = [shard if shard.ndim else shard.unsqueeze(0) for shard in shards]
         found[name] = torch.cat(shards).detach().clone() if shards else torch.zeros(0)  # none on this rank
     return found
 

@@ -21,7 +21,14 @@ def batch() -> MultiTaskBatch:
 def reached(objective, loss):
     objective.zero_grad(set_to_none=True)
     loss.backward()
-    return {name for name, p in objective.named_parameters() if p.grad is not None and p.grad.any()}
+    return {each for name, p in objective.named_parameters() if p.grad is not None for each in moved(name, p.grad)}
+
+
+def moved(name, gradient):
+    """A parameter's name, or, where it holds networks of several towers, the names of those that move."""
+    if ".networks." not in name:
+        return [name] if gradient.any() else []
+    return [f"{name}.{tower}" for tower, its in enumerate(gradient) if its.any()]
 
 
 def test_the_grid_is_every_cell_once():

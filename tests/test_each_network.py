@@ -11,6 +11,7 @@ from torch import nn
 from tests.test_each_linear import assert_same, gradients
 from tests.ways import WAYS, forced
 from torchrec_mtl.each_network import each_network, is_relu, one_by_one
+from torchrec_mtl.experts import Experts
 
 SIZES = st.integers(1, 5)
 
@@ -141,6 +142,53 @@ def test_gradients_of_gradients(frozen):
     assert found[1][1].count_nonzero() > 0
     for one, other in zip(*found, strict=True):
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["again", "once"])
+def test_gradients_of_gradients_where_weights_are_used_twice(once):
+    weights, biases = networks(2, [4, 4])
+    x = torch.randn(7, 2, 4, dtype=torch.float64, requires_grad=True)
+    found = []
+    for make in (each_network, reference):
+        with forced("written_out"):
+            inner = make(x, weights, biases, last=True)
+            made = (inner.detach() if once else inner) + x
+            outer = make(made, weights, biases, last=True)
+            tensors = [x, *weights, *biases]
+            first = torch.autograd.grad(outer.square().sum(), tensors, create_graph=True)
+            found.append([*first, *torch.autograd.grad(sum(each.square().sum() for each in first), tensors)])
+    for one, other in zip(*found, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("widths", [[6, 4], [6, 5, 4], [6, 5, 3, 4]])
+def test_several_gradients_at_once(shared, last, widths):
+    """As balancers ask for them: one backward pass for the losses of all tasks."""
+    weights, biases = networks(3, widths)
+    x = torch.randn(*((7, 6) if shared else (7, 3, 6)), dtype=torch.float64, requires_grad=True)
+    tensors = [x, *weights, *biases]
+    with forced("written_out"):
+        made = each_network(x, weights, biases, last=last)
+        gradients_of = torch.randn(4, *made.shape, dtype=torch.float64)
+        together = torch.autograd.grad(made, tensors, gradients_of, is_grads_batched=True, retain_graph=True)
+        apart = [torch.autograd.grad(made, tensors, each, retain_graph=True) for each in gradients_of]
+    for one, others in zip(together, zip(*apart, strict=True), strict=True):
+        assert_same(one, torch.stack(others))
+
+
+def test_function_transforms():
+    bank, x = Experts(3, 6, [5, 4]), torch.randn(7, 6)
+    parameters = dict(bank.named_parameters())
+
+    def loss(parameters, rows):
+        return torch.func.functional_call(bank, parameters, rows.unsqueeze(0)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)  # the gradient of each row
+    bank(x).square().sum().backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(each[name].sum(0), parameter.grad)
 
 
 def test_one_relu_alone():

@@ -19,8 +19,8 @@ def each_network(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor],
     .. math:: y_n = W^L_n \, \mathrm{relu}(\dots \mathrm{relu}(W^1_n x_n + b^1_n) \dots) + b^L_n
 
     The same numbers as a loop over ``nn.Sequential``, to rounding. On CPU the gain is what is not done: activations in
-    place, no sum of N gradients of ``x``, no copies of outputs and of weights' gradients into one tensor. That way has
-    no ``is_grads_batched``. Elsewhere, under autocast, and for little to predict the products are batched.
+    place, no sum of N gradients of ``x``, no copies of outputs and of weights' gradients into one tensor. Elsewhere,
+    under autocast and ``torch.func``, and for little to predict the products are batched.
 
     Args:
         x: ``[B, D]``, which every network reads, or ``[B, N, D]``, one for each.
@@ -50,11 +50,17 @@ def is_relu(modules: Sequence[nn.Module]) -> bool:
 
 def one_by_one(x: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether one network after another, by a backward pass written out, is possible and fastest."""
-    if x.device.type != "cpu" or is_recorded() or torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu" or is_recorded() or is_transformed(x) or torch.is_autocast_enabled("cpu"):
         return False
     if not torch.is_grad_enabled() or (x.ndim == 2 and len(weights) == 1):  # where there is next to nothing to save
         return not batched_is_faster(x, max(weight.shape[0] * weight.shape[1] for weight in weights))
     return x.shape[0] >= FEW_ROWS or any(weight[0].numel() >= SMALL for weight in weights)
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether ``torch.func`` transforms what runs, or a tensor is several gradients (``is_grads_batched``)."""
+    functorch = torch._C._functorch
+    return functorch.peek_interpreter_stack() is not None or functorch.is_legacy_batchedtensor(x)
 
 
 class _EachNetwork(torch.autograd.Function):
@@ -82,12 +88,16 @@ class _EachNetwork(torch.autograd.Function):
         x, made, *rest = ctx.saved_tensors
         weights, biases, hidden = rest[:depth], rest[depth : 2 * depth], rest[2 * depth :]
         if torch.is_grad_enabled():  # create_graph: gradients of gradients are autograd's own
-            sources = (x, *weights, *biases)
+            # views: what else a weight, or what x was made from, does for the loss is not this call's
+            sources = [each.view_as(each) if each.requires_grad else each for each in (x, *weights, *biases)]
             wanted = [each for each in sources if each.requires_grad]
-            again = _batched(x, weights, biases, ctx.last)
+            again = _batched(sources[0], sources[1 : 1 + depth], sources[1 + depth :], ctx.last)
             found = iter(torch.autograd.grad(again, wanted, gradient, create_graph=True))
             of_x, *others = (next(found) if each.requires_grad else None for each in sources)
             return of_x, None, *others
+        if is_transformed(gradient):
+            inner = [torch.stack(hidden[layer :: depth - 1], dim=1) for layer in range(depth - 1)]  # [B, N, H] each
+            return _transformed_backward(gradient, x, weights, inner, made if ctx.last else None)
         of_x = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
         trained = any(ctx.needs_input_grad[2:])
         of_weights = [torch.empty_like(weight) for weight in weights]
@@ -107,6 +117,22 @@ class _EachNetwork(torch.autograd.Function):
             if of_x is not None:
                 _add_product(of_x, n, above, weights[0][n])
         return (of_x, None, *(of_weights if trained else [None] * depth), *(of_biases if trained else [None] * depth))
+
+
+def _transformed_backward(
+    gradient: Tensor, x: Tensor, weights: Sequence[Tensor], hidden: Sequence[Tensor], made: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The gradients of :class:`_EachNetwork` by operations that can be batched over several gradients."""
+    of_weights, of_biases = [], []
+    above, activations = gradient, [*hidden, made]
+    for depth in reversed(range(len(weights))):
+        active = activations[depth]
+        above = above if active is None else above * (active > 0)
+        of_biases.append(above.sum(0))
+        read = hidden[depth - 1] if depth else x if x.ndim == 3 else x.unsqueeze(1).expand(-1, above.shape[1], -1)
+        of_weights.append(torch.bmm(above.permute(1, 2, 0), read.transpose(0, 1)))
+        above = torch.bmm(above.transpose(0, 1), weights[depth]).transpose(0, 1)  # [B, N, D]
+    return above if x.ndim == 3 else above.sum(1), None, *reversed(of_weights), *reversed(of_biases)
 
 
 def _parts(x: Tensor, number: int) -> Sequence[Tensor]:

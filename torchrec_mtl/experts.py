@@ -23,6 +23,7 @@ class Experts(ShowsVectors):
 
     Few rows go through one batched product a layer, many through one expert after another, and on CPU those with plain
     ReLU by a faster loop: see :func:`~torchrec_mtl.each_network.each_network`. The result is the same to rounding.
+    Hook the bank itself: the layers inside are not called one by one.
 
     Args:
         number: Number of experts, ``N``.

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchrec_mtl.experts import Experts
 from torchrec_mtl.mlp import LayerOptions, mlp
 
 
@@ -32,6 +33,14 @@ def test_values_with_a_norm_and_an_activation():
 def test_a_dropout_outside_its_range_is_refused(dropout):
     with pytest.raises(ValueError, match=rf"dropout must lie in \[0, 1\), but found {dropout}"):
         LayerOptions(dropout=dropout)
+
+
+@pytest.mark.parametrize("make", [lambda options: mlp(4, [3], options), lambda options: Experts(2, 4, [3], options)])
+def test_a_dict_is_no_options(make):
+    with pytest.raises(
+        TypeError, match=r"LayerOptions\(dropout=.*from torchrec_mtl.trunks, but found \{'dropout': 0.1\}"
+    ):
+        make({"dropout": 0.1})
 
 
 def test_widths_must_be_positive():

@@ -41,6 +41,15 @@ def test_the_head_of_the_readme_is_a_head():
     assert_head_contract(found["CalibratedHead"])
 
 
+def test_the_trunk_of_the_readme_is_a_trunk():
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "MyTrunk(Trunk)" in block]
+    found = {}
+    exec(compile(block, "README.md", "exec"), found)
+    from tests.contract import assert_trunk_contract
+
+    assert_trunk_contract(found["MyTrunk"])
+
+
 @pytest.mark.parametrize("name", ["run", "test"])
 def test_there_are_two_commands_of_one_line(name):
     (command,) = re.findall(rf"<!-- command: {name} -->\n```bash\n(.*?)\n```", README, re.S)

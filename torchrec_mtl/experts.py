@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from torchrec_mtl.each_linear import EachLinear, batched_is_faster, elementwise
 from torchrec_mtl.each_network import each_network, is_relu
 from torchrec_mtl.inside.shown import ShowsVectors, ShowsWeights
-from torchrec_mtl.mlp import PLAIN, LayerOptions, check_widths
+from torchrec_mtl.mlp import PLAIN, LayerOptions, check_options, check_widths
 
 VECTOR = 16  # floats; below, torch's softmax over the last axis is a tenth as fast on CPU as over another
 
@@ -41,6 +41,7 @@ class Experts(ShowsVectors):
     def __init__(self, number: int, in_features: int, layers: Sequence[int], options: LayerOptions = PLAIN) -> None:
         super().__init__()
         check_widths(layers)
+        check_options(options)
         if number < 1 or not layers:
             raise ValueError(
                 f"Experts: at least one expert and one layer are needed, but found number={number} and "

@@ -55,6 +55,19 @@ def check_widths(layers: Sequence[int]) -> None:
         raise ValueError(f"Layer widths must be at least 1, but found {list(layers)}.")
 
 
+def check_options(options: LayerOptions) -> None:
+    """Refuses options of another type, such as the dict that a job file's YAML looks like.
+
+    Raises:
+        TypeError: If they are.
+    """
+    if not isinstance(options, LayerOptions):
+        raise TypeError(
+            f"options must be LayerOptions(dropout=..., activation=..., norm=...) from torchrec_mtl.trunks, but found "
+            f"{options!r}."
+        )
+
+
 def mlp(in_features: int, layers: Sequence[int], options: LayerOptions = PLAIN) -> nn.Sequential:
     """Linear layers, each followed by what the options say: ``[…, in_features]`` to ``[…, layers[-1]]``.
 
@@ -67,8 +80,10 @@ def mlp(in_features: int, layers: Sequence[int], options: LayerOptions = PLAIN) 
 
     Raises:
         ValueError: If a width is not positive.
+        TypeError: If the options are no :class:`LayerOptions`.
     """
     check_widths(layers)
+    check_options(options)
     modules: list[nn.Module] = []
     for width in layers:
         modules += [nn.Linear(in_features, width), *options.after(width)]

@@ -7,7 +7,7 @@ import torch
 from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, job, write_job, write_split
 from torchrec_mtl import cli
-from torchrec_mtl.training.autocast import autocast
+from torchrec_mtl.training.autocast import autocast, slower_products
 from torchrec_mtl.training.distributed import distributed
 
 
@@ -86,6 +86,14 @@ def test_the_auc_stays_within_a_thousandth(tmp_path):
         assert narrow[task]["auc"] == pytest.approx(exact[task]["auc"], abs=0.001)
         assert narrow[task]["auc"] != exact[task]["auc"], "it was not trained in bfloat16"
     assert np.isfinite(narrow["value"]["rmse"])
+
+
+@pytest.mark.parametrize(("has", "told"), [({}, True), ({"avx512_bf16": True}, False), ({"amx_bf16": True}, False)])
+def test_a_processor_without_the_arithmetic_is_told(monkeypatch, has, told):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", **has})
+    assert bool(slower_products("bfloat16", torch.device("cpu"))) == told
+    assert slower_products(None, torch.device("cpu")) is None
+    assert slower_products("bfloat16", torch.device("meta")) is None
 
 
 def test_only_bfloat16_is_offered(tmp_path):

@@ -320,7 +320,8 @@ def test_another_number_of_towers_is_refused():
 def test_a_tower_with_an_attention_block_of_its_own_is_refused():
     text = (
         "HTLNet asks tower 'cvr' for its prediction, so the tower must read the trunk's 3 features alone, but it reads "
-        "5. Share the sequences' attention blocks between the tasks, or take another trunk."
+        "5. Let no features (network.only) be for this tower alone, share the sequences' attention blocks between the "
+        "tasks, or take another trunk."
     )
     with pytest.raises(ValueError, match=re.escape(text)):
         HTLNet(6, 2, layers=[3]).bind({"ctr": Tower(3), "cvr": Tower(5)})

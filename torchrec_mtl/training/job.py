@@ -203,7 +203,11 @@ class Job:
         return list(dict.fromkeys([*self.data.keys, *group]))
 
     def objective(self) -> MultiTaskObjective:
-        """The objective, with tables on the meta device: they are made as shards, without a second copy."""
+        """The objective around the model."""
+        return MultiTaskObjective(self.model(), self.tasks, self.balancer, self.data.sampling)
+
+    def model(self) -> MultiTaskModel:
+        """The network, with tables on the meta device: they are made as shards, without a second copy."""
         features, network, meta = self.features, self.network, torch.device("meta")
         embeddings = embedding_bags(features, meta)
         dense = None if network.dense is None else network.dense(len(features.dense))
@@ -216,5 +220,4 @@ class Job:
         reads = trunk.out_features + (sequences.task_features if sequences else 0)
         towers = {name: tower(reads + vector.tower_features[name]) for name, tower in network.towers.items()}
         heads = TaskHeads(towers, network.links)
-        model = MultiTaskModel(embeddings, trunk, heads, dense, sequences, task_features)
-        return MultiTaskObjective(model, self.tasks, self.balancer, self.data.sampling)
+        return MultiTaskModel(embeddings, trunk, heads, dense, sequences, task_features)

@@ -13,6 +13,7 @@ from torchrec_mtl.data.meaning import check_same_types
 from torchrec_mtl.data.reader import BatchReader
 from torchrec_mtl.data.source import Source
 from torchrec_mtl.training import checkpoint
+from torchrec_mtl.training.autocast import slower_products
 from torchrec_mtl.training.beginning import begin, check_beginning
 from torchrec_mtl.training.calibrating import check_calibration
 from torchrec_mtl.training.checkpoint import Position
@@ -57,8 +58,11 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
     reporter = Reporter(runtime.is_main)
     if resume and not existing:
         reporter.say(f"No checkpoint in '{directory}' yet: starting from the beginning.")
-    if not any(task.needs_fit for task in job.tasks):  # a mistake in the network need not wait for all labels
-        check_calibration(job, job.objective().model.heads)
+    # a mistake in the network need not wait for all labels
+    model = job.model() if any(task.needs_fit for task in job.tasks) else job.objective().model
+    check_calibration(job, model.heads)
+    if warning := slower_products(job.training.autocast, runtime.device):
+        reporter.say(warning)
     check_beginning(job)
     origin = None if existing or job.training.start_from is None else Origin.read(job.training.start_from)
     known = job.tasks if origin is None else origin.fitted(job.tasks, job.network.towers, job.training.freeze)

@@ -116,8 +116,9 @@ class HTLNet(SequentialTrunk):
             if (reads := getattr(tower, "in_features", self.out_features)) != self.out_features:
                 raise ValueError(
                     f"HTLNet asks tower '{name}' for its prediction, so the tower must read the trunk's "
-                    f"{self.out_features} features alone, but it reads {reads}. Share the sequences' attention blocks "
-                    f"between the tasks, or take another trunk."
+                    f"{self.out_features} features alone, but it reads {reads}. Let no features (network.only) be "
+                    f"for this tower alone, share the sequences' attention blocks between the tasks, or take another "
+                    f"trunk."
                 )
         self._towers = tuple(towers.values())
 

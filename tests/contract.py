@@ -6,14 +6,19 @@ An out-of-tree class is tested by one import::
 
     def test_my_trunk():
         assert_trunk_contract(MyTrunk, layers=[16])
+
+``tests.trunk_ranks`` holds what takes two processes.
 """
 
 import inspect
 import json
+import os
 import pkgutil
+from contextlib import ExitStack
 from dataclasses import FrozenInstanceError, replace
 from functools import partial
 from importlib import import_module
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,8 +26,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective
+from torchrec_mtl.data import Features, SparseFeature, Table
+from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.loss import MultiTaskLoss
+from torchrec_mtl.tasks import BinaryTask
+from torchrec_mtl.training import TableSharding, build_train_pipeline
+from torchrec_mtl.training.distributed import distributed
+from torchrec_mtl.training.pipeline import check_pipelined
 from torchrec_mtl.trunks.task_parts import place_of
 
 IN_FEATURES, NUM_TASKS, ROWS = 8, 3, 64
@@ -124,7 +138,36 @@ def says_only_of_what_is_there_whose_it_is(make):
     assert len({place.name for place in places.values()}) == len(places), "two entries of one name"
 
 
+PIPELINED = Features([Table("shop", 10, 4)], [SparseFeature("shop")])  # beside four dense columns: IN_FEATURES
+
+
+def pipelined_batch():
+    shops = KeyedJaggedTensor(["shop"], torch.arange(ROWS) % 10, lengths=torch.ones(ROWS).int(), stride=ROWS)
+    return MultiTaskBatch(rows(width=IN_FEATURES - 4), shops, labels={"click": (torch.arange(ROWS) % 3 == 0).float()})
+
+
+def trunk_is_pipelined(make):
+    """TorchRec traces the model to look tables up ahead; a trunk is a leaf to it, unless it says otherwise."""
+    trunk = made(make)
+    embeddings = EmbeddingBagCollection(tables=PIPELINED.embedding_bag_configs(), device=torch.device("meta"))
+    heads = TaskHeads({name: Tower(trunk.out_features, hidden=[4]) for name in NAMES[:NUM_TASKS]})
+    model = MultiTaskModel(embeddings, trunk, heads)
+    objective = MultiTaskObjective(model, [BinaryTask(name, "click") for name in NAMES[:NUM_TASKS]])
+    before = {name: value.clone() for name, value in trunk.named_parameters()}
+    with patch.dict(os.environ), ExitStack() as group:
+        os.environ.pop("RANK", None)  # a group of this process alone, gone afterwards; one that stands is used
+        runtime = group.enter_context(distributed())
+        pipeline = build_train_pipeline(
+            objective, torch.optim.Adam, device=runtime.device, constraints={"shop": TableSharding(["row_wise"])}
+        )
+        pipeline.progress(iter([pipelined_batch(), pipelined_batch()]))
+        check_pipelined(pipeline)
+        assert len(pipeline._pipelined_modules) == 1, "the tables are not looked up ahead"
+    assert any(not torch.equal(before[name], value) for name, value in trunk.named_parameters()), "no step was made"
+
+
 TRUNK_CHECKS = [
+    trunk_is_pipelined,
     says_only_of_what_is_there_whose_it_is,
     trunk_has_its_shape,
     trunk_computes_in_float32_and_bfloat16,

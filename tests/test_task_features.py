@@ -98,6 +98,19 @@ def test_what_a_tower_may_not_see_never_reaches_it(name):
     check()
 
 
+def test_a_second_model_around_a_trained_stem_computes_the_same():
+    model, batch = build(*TRUNKS["STEM"], {}), batch_of(OWN)
+    fresh = model(batch)
+    for parameter in model.trunk.parameters():
+        parameter.data.mul_(2)
+    trained = model(batch)
+    groups = TaskFeatures(own=own_features(OWN, TOWERS), dense=DENSE)
+    again = MultiTaskModel(model.embeddings, model.trunk, model.heads, task_features=groups)(batch)
+    for tower in TOWERS:
+        assert torch.equal(trained[tower], again[tower])
+        assert not torch.equal(trained[tower], fresh[tower])
+
+
 def test_towers_of_different_widths_give_what_each_gives_alone():
     torch.manual_seed(0)
     widths = [8, 12, 8, 9, 12]

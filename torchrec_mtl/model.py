@@ -84,7 +84,9 @@ class MultiTaskModel(nn.Module):
         """The vector, once the trunk is known to read as many features as it has."""
         reads, towers = self.trunk.in_features, self.heads.tower_names
         dense = dense_columns(encoder, task_features)
-        vector = feature_vector(0 if dense is None else dense, self.embeddings, self.sequences, towers, task_features)
+        if dense is None and "dense" in task_features.only:
+            raise ValueError("'dense' is for some towers only, but how many columns that is, is not said. Name them.")
+        vector = feature_vector(1 if dense is None else dense, self.embeddings, self.sequences, towers, task_features)
         encoded = len(vector.layout.columns.get("dense", ()))
         width = vector.out_features - encoded
         if reads < width:
@@ -92,8 +94,6 @@ class MultiTaskModel(nn.Module):
                 f"The trunk reads {reads} features, but the embeddings alone are {width} wide. "
                 f"Build the trunk with in_features = {width} + the number of dense features."
             )
-        if dense is None and "dense" in task_features.only:
-            raise ValueError("'dense' is for some towers only, but how many columns that is, is not said. Name them.")
         if dense is None:  # whatever else the trunk reads is dense
             return feature_vector(reads - width, self.embeddings, self.sequences, towers, task_features)
         if reads != vector.out_features:

@@ -13,10 +13,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from torchrec_mtl.dense import DenseEncoder
-from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.layout import ALL_SHARED, Layout, TaskFeatures, runs, take
 from torchrec_mtl.managed import ManagedEmbeddings
 from torchrec_mtl.sequences.encoder import SequenceEncoder
+from torchrec_mtl.task_features import check_asked, check_not_copied, check_some_are_shared, checked_own, readers_of
 
 
 class FeatureVector(nn.Module):
@@ -39,7 +39,8 @@ class FeatureVector(nn.Module):
         Returns ``(shared [B, D], T of [B, what tower t reads besides])``.
 
     Raises:
-        ValueError: If two parts have one name, or a feature or tower in ``task_features`` is not there.
+        ValueError: If two parts have one name, a feature or tower in ``task_features`` is not there, a feature is both
+            for some towers only and copied for each, or all features are for some towers only.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class FeatureVector(nn.Module):
         super().__init__()
         self.pooled = list(pooled)
         everything = _layout(dense, [*pooled.items(), *sequences.items()])
-        whose = _by_tower(task_features.only, towers)
+        whose = readers_of(task_features.only, towers)
+        check_not_copied(task_features)
         parts = {tower: everything.of(names, f"Features of tower '{tower}' alone") for tower, names in whose.items()}
         apart = {column for columns in parts.values() for column in columns}
         shared = everything.but(apart)
+        check_some_are_shared(shared, task_features.only)
         place = {column: number for number, column in enumerate(shared)}
         self.layout = Layout(
             {
@@ -64,7 +67,7 @@ class FeatureVector(nn.Module):
                 for name, columns in everything.columns.items()
                 if not columns or not apart.issuperset(columns)
             },
-            _checked_own(task_features.own, towers),
+            checked_own(task_features.own, towers),
         )
         self.out_features = len(shared)
         self.tower_features = {tower: len(columns) for tower, columns in parts.items()}
@@ -101,9 +104,17 @@ def feature_vector(
     towers: Sequence[str],
     task_features: TaskFeatures = ALL_SHARED,
 ) -> FeatureVector:
-    """The vector of a model's parts, with tables that are not sharded yet: see :class:`FeatureVector`."""
+    """The vector of a model's parts, with tables that are not sharded yet: see :class:`FeatureVector`.
+
+    Raises:
+        ValueError: If the parts do not fit ``task_features``, or an attention block that other towers read too asks
+            for a feature that is for some towers only.
+    """
     pooled = {} if embeddings is None else _pooled_widths(embeddings.embedding_bag_configs())
-    return FeatureVector(dense, pooled, {} if sequences is None else sequences.widths, towers, task_features)
+    vector = FeatureVector(dense, pooled, {} if sequences is None else sequences.widths, towers, task_features)
+    if sequences is not None:
+        check_asked(sequences.asks_for, [*sequences.widths], towers, task_features.only)
+    return vector
 
 
 def dense_columns(encoder: DenseEncoder | None, task_features: TaskFeatures) -> Sequence[str] | int | None:
@@ -146,22 +157,3 @@ def _layout(dense: Sequence[str] | int, others: Sequence[tuple[str, int]]) -> La
     ends = accumulate((size for _, size in others), initial=width)
     columns |= {name: tuple(range(start, start + size)) for (name, size), start in zip(others, ends, strict=False)}
     return Layout(columns)
-
-
-def _by_tower(only: Mapping[str, Sequence[str]], towers: Sequence[str]) -> dict[str, list[str]]:
-    for feature, readers in only.items():
-        if not readers:
-            raise ValueError(f"'{feature}' is for some towers only, but none is named. Name some of {list(towers)}.")
-        for tower in readers:
-            if tower not in towers:
-                raise ValueError(
-                    f"'{feature}' is for tower '{tower}', which is not there. Found {list(towers)}"
-                    f"{did_you_mean(tower, towers)}"
-                )
-    return {tower: [feature for feature, readers in only.items() if tower in readers] for tower in towers}
-
-
-def _checked_own(own: Mapping[str, Mapping[str, str]], towers: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-    if own and set(own) != set(towers):
-        raise ValueError(f"Own tables must be given for each tower {list(towers)}, but are for {list(own)}.")
-    return {tower: own[tower] for tower in towers if tower in own}

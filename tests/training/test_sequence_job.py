@@ -126,6 +126,7 @@ def test_all_tables_may_lie_in_sequences(tmp_path):
     ("arguments", "text"),
     [
         (["--network.attention", "{}"], r"one attention class for each sequence .* \['bought'\], but found \[\]"),
+        (["--network.only", "{item: [cvr]}"], "'item' is for .* only, but sequence 'bought' has it as query or user"),
         (["--network.attention_per_task", "[sold]"], r"attention_per_task names \['sold'\], but the sequences are"),
         (
             ["--training.sharding", '{"item": {"types": ["data_parallel"]}}'],

@@ -10,6 +10,7 @@ from tests.contract import (
     assert_trunk_contract,
     every_subclass,
     rows,
+    trunk_is_pipelined,
     trunk_maker,
 )
 from torchrec_mtl.trunks import MMoE, SharedBottom, Trunk
@@ -58,6 +59,29 @@ class Leaky(Forgetful):
 def test_the_contract_sees_an_unused_parameter():
     with pytest.raises(AssertionError, match=r"unused.* gets no gradient"):
         assert_every_parameter_gets_a_gradient(Forgetful(IN_FEATURES, 2), rows())
+
+
+class Traced(Trunk):
+    """Lets TorchRec's tracer in, and branches on what it reads."""
+
+    _is_pytorch_fx_traceable = True
+
+    def __init__(self, in_features, num_tasks):
+        super().__init__(in_features, num_tasks, out_features=5)
+        self.layer = torch.nn.Linear(in_features, 5)
+
+    def forward(self, features):
+        made = self.layer(features).unsqueeze(1)
+        return made if made.sum() > 0 else 2 * made
+
+
+def test_the_contract_sees_that_a_trunk_cannot_be_pipelined():
+    with pytest.raises(torch.fx.proxy.TraceError, match="symbolically traced variables cannot be used"):
+        trunk_is_pipelined(trunk_maker(Traced))
+    assert not torch.distributed.is_initialized(), "the group does not outlive its check"
+    Traced._is_pytorch_fx_traceable = False  # as a leaf it may branch
+    trunk_is_pipelined(trunk_maker(Traced))
+    assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.parametrize("broken", [Forgetful, Leaky])

@@ -151,3 +151,14 @@ def test_pepnet_refuses_names_that_are_not_there():
         PEPNet(8, 2).arrange(LAYOUT)
     with pytest.raises(ValueError, match=r"PEPNet mixes all features, so every task .* own ones of \['a', 'b'\]"):
         PEPNet(9, 2).arrange(Layout(LAYOUT.columns, {"a": {"shop": "user"}, "b": {"shop": "channel"}}))
+
+
+@pytest.mark.parametrize("names", [{"domain": ["channel"]}, {"prior": ["user"]}])
+def test_pepnet_refuses_a_second_layout_that_is_another(names):
+    trunk = pepnet(**names)
+    before = trunk(torch.ones(2, 9))
+    trunk.arrange(Layout(dict(LAYOUT.columns)))
+    turned = Layout(LAYOUT.columns | {"channel": (4, 5), "user": (2, 3)})
+    with pytest.raises(ValueError, match=r"PEPNet's layers have learnt \{'domain': .* in other places of the vector"):
+        trunk.arrange(turned)
+    assert torch.equal(trunk(torch.ones(2, 9)), before)

@@ -218,6 +218,47 @@ def test_stem_refuses_copies_that_do_not_match(own, text):
         stem(Layout(COLUMNS, own))
 
 
+def test_a_second_model_keeps_what_stem_has_learnt():
+    trunk = stem(levels=[[5], [4]])
+    learnt = {name: value.clone() for name, value in trunk.state_dict().items()}
+    trunk.arrange(Layout(dict(COLUMNS), {tower: dict(own) for tower, own in OWN.items()}))
+    assert learnt.keys() == trunk.state_dict().keys()
+    assert all(torch.equal(value, learnt[name]) for name, value in trunk.state_dict().items())
+
+
+MOVED = COLUMNS | {"shop:a": (14, 15, 16), "shop:b": (9, 10, 11)}
+TURNED = {tower: OWN[tower] for tower in "bac"}  # equal as a dictionary, but the first task is b
+
+
+@pytest.mark.parametrize("first", [LAYOUT, Layout(COLUMNS)])
+@pytest.mark.parametrize(
+    "second",
+    [Layout(MOVED, OWN), Layout(COLUMNS, TURNED), Layout(COLUMNS), LAYOUT],
+    ids=["moved", "turned", "", "same"],
+)
+def test_stem_refuses_a_second_layout_that_is_another(first, second):
+    trunk = stem(first)
+    learnt = {name: value.clone() for name, value in trunk.state_dict().items()}
+    if first is second or not (first.own or second.own):
+        trunk.arrange(second)
+    else:
+        with pytest.raises(ValueError, match="STEM's layers were made for a vector with other own tables, or in other"):
+            trunk.arrange(second)
+    assert all(torch.equal(value, learnt[name]) for name, value in trunk.state_dict().items())
+
+
+def test_layers_for_own_tables_have_the_dtype_device_and_mode_of_those_before():
+    trunk = STEM(24, 3, levels=[[5], [4]]).double().eval()
+    trunk.arrange(LAYOUT)
+    assert {parameter.dtype for parameter in trunk.parameters()} == {torch.float64}
+    assert not any(module.training for module in trunk.modules())
+    assert trunk(torch.randn(2, 24, dtype=torch.float64)).dtype == torch.float64
+    unmade = STEM(24, 3, levels=[[5], [4]]).to("meta")
+    unmade.arrange(LAYOUT)
+    assert all(parameter.is_meta for parameter in unmade.parameters())
+    assert all(isinstance(parameter, torch.nn.Parameter) for parameter in unmade.parameters())
+
+
 def test_the_inside_view_learns_whose_each_expert_is():
     first, last = stem(levels=[[4], [4]], task_experts=2).wirings().values()
     assert list(first.experts) == [0, 0, 1, 1, 2, 2, "shared"] == list(last.experts)

@@ -1,80 +1,69 @@
-"""Every trunk, present and future, trains on two ranks as in one process."""
+"""Every trunk, present and future, and one from outside, trains on two ranks as in one process."""
 
 from functools import partial
 
 import pytest
 import torch
 
-from tests.contract import every_subclass
-from tests.ranks import run_on_ranks
-from tests.training.test_parity import (
-    DENSE,
-    FEATURES,
-    assert_equal_training,
-    concatenated,
-    load_whole,
-    losses_of,
-    make_objective,
-    rank_batches,
-    train_plainly,
-    whole,
-)
-from torchrec_mtl.training import TableOptimizer, TableSharding, build_train_pipeline
-from torchrec_mtl.training.distributed import distributed
+from tests import trunk_ranks
+from tests.contract import assert_trunk_contract, every_subclass
+from tests.trunk_ranks import assert_trains_alike, assert_trunk_trains_alike_on_two_ranks, train_on_two_ranks
 from torchrec_mtl.trunks import Trunk
 
-STEPS, RATE = 5, 0.1
-TRUNKS = every_subclass(Trunk)
+
+class FromOutside(Trunk):
+    """A layer of each task's own, written as somebody else would."""
+
+    def __init__(self, in_features, num_tasks, *, width=8):
+        super().__init__(in_features, num_tasks, width)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(in_features, width) for _ in range(num_tasks))
+
+    def forward(self, features):
+        return torch.stack([layer(features).relu() for layer in self.layers], dim=1)
 
 
-def objective_with(trunk_class, device):
-    return make_objective(device, partial(trunk_class, FEATURES.width + DENSE, 3))
+class SeesOthersRows(FromOutside):
+    """Breaks the contract: a rank's rows are not all rows."""
+
+    def forward(self, features):
+        return super().forward(features - features.mean(0))
 
 
-def half(values):
-    """In place of torch.rand_like: a trunk that draws draws the same everywhere."""
-    return torch.full_like(values, 0.5)
-
-
-def sgd(parameters):
-    """Moves with the gradient itself: a step of Adam is as large for one of 1e-9, and a rounding may turn its sign."""
-    return torch.optim.SGD(parameters, lr=RATE)
-
-
-def train_sharded(trunks):
-    torch.rand_like = half  # this process is the test's own
-    with distributed() as runtime:
-        return {trunk: train_on_ranks(trunk, runtime) for trunk in trunks}
-
-
-def train_on_ranks(trunk_class, runtime):
-    initial = objective_with(trunk_class, "cpu").state_dict()
-    pipeline = build_train_pipeline(
-        objective_with(trunk_class, "meta"),
-        sgd,
-        TableOptimizer(torch.optim.SGD, lr=RATE),
-        device=runtime.device,
-        constraints={table.name: TableSharding(["row_wise"]) for table in FEATURES.tables},
-    )
-    load_whole(pipeline._model.state_dict(), initial)
-    iterator = iter(rank_batches(runtime.rank.world_size, runtime.rank.index)[:STEPS])
-    outputs = [pipeline.progress(iterator) for _ in range(STEPS)]
-    return [losses_of(output) for output in outputs], whole(pipeline._model.state_dict())
+MAKES = {each.__name__: each for each in every_subclass(Trunk)} | {
+    "outside": partial(FromOutside, width=6),
+    "broken": SeesOthersRows,
+}
 
 
 @pytest.fixture(scope="module")
 def sharded():
     """All trunks on the same two ranks: starting processes costs more than their steps."""
-    return run_on_ranks(train_sharded, 2, TRUNKS)
+    return dict(zip(MAKES, train_on_two_ranks(list(MAKES.values())), strict=True))
 
 
-@pytest.mark.parametrize("trunk_class", TRUNKS)
-def test_two_ranks_train_like_one_process(sharded, trunk_class, monkeypatch):
-    monkeypatch.setattr(torch, "rand_like", half)
-    objective = objective_with(trunk_class, "cpu")
-    before = {name: value.clone() for name, value in objective.state_dict().items()}
-    steps = zip(rank_batches(2, 0)[:STEPS], rank_batches(2, 1)[:STEPS], strict=True)
-    expected = train_plainly(objective, [sgd(objective.parameters())], map(concatenated, steps))
-    assert sharded[0][trunk_class][0] == sharded[1][trunk_class][0], "losses are global: equal on every rank"
-    assert_equal_training(sharded[0][trunk_class], expected, 1e-5)
-    assert all(not torch.equal(before[name], value) for name, value in expected[1].items()), "it must have moved"
+@pytest.mark.parametrize("name", [name for name in MAKES if name != "broken"])
+def test_two_ranks_train_like_one_process(sharded, name):
+    assert_trains_alike(MAKES[name], sharded[name])
+
+
+def test_a_trunk_that_mixes_rows_is_found(sharded):
+    with pytest.raises(AssertionError, match="not close"):
+        assert_trains_alike(MAKES["broken"], sharded["broken"])
+
+
+def test_a_trunk_from_outside_is_judged_by_one_call(sharded, monkeypatch):
+    asked = []
+
+    def there_already(makes):
+        asked.extend(makes)
+        return [sharded["outside" if make.keywords else "broken"] for make in makes]
+
+    monkeypatch.setattr(trunk_ranks, "train_on_two_ranks", there_already)
+    assert_trunk_trains_alike_on_two_ranks(FromOutside, width=6)
+    with pytest.raises(AssertionError, match="not close"):
+        assert_trunk_trains_alike_on_two_ranks(SeesOthersRows)
+    assert [each.func for each in asked] == [FromOutside, SeesOthersRows]
+
+
+def test_a_trunk_from_outside_passes_the_contract():
+    assert_trunk_contract(FromOutside, width=6)

@@ -109,6 +109,11 @@ class SequenceEncoder(nn.Module):
         return self.attend.widths
 
     @property
+    def asks_for(self) -> dict[str, list[str]]:
+        """``{sequence: the features of candidate and user that its attention reads}``."""
+        return {name: [*columns.query, *columns.user] for name, columns in self.attend.sequences.items()}
+
+    @property
     def task_features(self) -> int:
         """Width of what joins the trunk's vector of each task."""
         return self.attend.task_features

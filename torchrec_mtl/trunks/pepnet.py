@@ -42,7 +42,7 @@ class PEPNet(Trunk):
 
     Raises:
         ValueError: If there is no layer, a size is not positive or a list of names is empty; by ``arrange``, if a name
-            is unknown; on use, if names were given and ``arrange`` was not called.
+            is unknown or another layout is known already; on use, if names were given and ``arrange`` was not called.
 
     Source: Chang et al., PEPNet: Parameter and Embedding Personalized Network for Infusing with Personalized Prior
     Information, KDD 2023 (arXiv 2302.01115). Deliberate differences: the domain's own features are scaled too, and so
@@ -88,7 +88,8 @@ class PEPNet(Trunk):
         self.gates = nn.ModuleList(GateUnit(in_features, gate_hidden, num_tasks * width) for width in layers)
         for what in self.names:
             self.register_buffer(f"is_{what}", torch.ones(in_features, dtype=torch.bool), persistent=False)
-        self._arranged = domain is None and prior is None
+        named = any(names is not None for names in self.names.values())
+        self._places: dict[str, tuple[int, ...]] | None = None if named else {}  # None until it is arranged
 
     def task_parts(self) -> dict[str, TaskPart]:
         """Which parameters are whose: the layers, and what the gates give for each task."""
@@ -96,19 +97,23 @@ class PEPNet(Trunk):
         return experts_of("layers.*") | last
 
     def arrange(self, layout: Layout) -> None:
-        """Finds the columns of the domain and of the prior."""
+        """Finds the columns of the domain and of the prior; again, only compares."""
         super().arrange(layout)
-        for what, names in self.names.items():
-            if names is not None:
-                columns = layout.of(names, f"PEPNet: {what}")
-                mask = getattr(self, f"is_{what}")
-                mask.zero_()
-                mask[list(columns)] = True
-        self._arranged = True
+        places = {what: layout.of(names, f"PEPNet: {what}") for what, names in self.names.items() if names is not None}
+        if self._places not in (None, places):
+            raise ValueError(
+                f"PEPNet's layers have learnt {self.names} in other places of the vector. Put it into a model of the "
+                f"same features, or make a new trunk."
+            )
+        self._places = places
+        for what, columns in places.items():
+            mask = getattr(self, f"is_{what}")
+            mask.zero_()
+            mask[list(columns)] = True
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""
-        if not self._arranged:
+        if self._places is None:
             raise ValueError(
                 f"PEPNet does not know yet where its features {self.names} stand. Build the MultiTaskModel(embeddings, "
                 f"trunk, heads) first, or call arrange(Layout(...))."

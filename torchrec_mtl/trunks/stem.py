@@ -84,7 +84,8 @@ class STEM(Trunk):
 
     Raises:
         ValueError: If there is no level, layer or expert of a kind, a size is not positive, or the gate dropout is
-            outside ``[0, 1)``; by ``arrange``, if the towers' copies differ in width or two towers share one.
+            outside ``[0, 1)``; by ``arrange``, if the towers' copies differ in width, two towers share one, or
+            another layout is known already.
 
     Source: Su et al., STEM: Unleashing the Power of Embeddings for Multi-task Recommendation, AAAI 2024 (arXiv
     2308.13537), and ``LiangcaiSu/STEM``. Deliberate differences: features without a table (dense ones, sequences) and
@@ -124,6 +125,7 @@ class STEM(Trunk):
         self.gate_dropout = gate_dropout
         self._copies: list[list[slice]] = []  # of each task
         self._shared = self._free = [slice(0, in_features)]  # all but copies; those of which there is no copy
+        self._arranged = False
         self.levels = self._levels(in_features, in_features, in_features)
 
     def _levels(self, task: int, common: int, told: int) -> nn.ModuleList:
@@ -150,21 +152,38 @@ class STEM(Trunk):
         return experts_of("levels.*.own", own) | gates
 
     def arrange(self, layout: Layout) -> None:
-        """Finds shared tables and copies, and makes the layers that read them."""
+        """Finds shared tables and copies, and makes the layers that read them; again, only compares."""
         super().arrange(layout)
-        if not layout.own:
+        places = self._places(layout)
+        before = (self._copies, self._shared, self._free)
+        if self._arranged or not layout.own:
+            if places != before:
+                raise ValueError(
+                    "STEM's layers were made for a vector with other own tables, or in other places. Put it into a "
+                    "model of the same features and towers, or make a new trunk."
+                )
+            self._arranged = True
             return
+        (self._copies, self._shared, self._free), self._arranged = places, True
+        task, common, own = (
+            sum(part.stop - part.start for part in parts) for parts in (self._free, self._shared, self._copies[0])
+        )
+        old = next(self.levels.parameters())
+        self.levels = self._levels(task + own, common, common + own).to(old.device, old.dtype).train(self.training)
+
+    def _places(self, layout: Layout) -> tuple[list[list[slice]], list[slice], list[slice]]:
+        """Each task's copies, all but copies, and those of which there is no copy."""
+        if not layout.own:
+            everything = [slice(0, self.in_features)]
+            return [], everything, everything
         copies = [
             layout.of(own.values(), f"STEM: own features of tower '{tower}'") for tower, own in layout.own.items()
         ]
         self._check_copies(layout, copies)
         of_tasks = {column for columns in copies for column in columns}
         copied = {name for own in layout.own.values() for name in own if name in layout.columns}
-        shared = layout.but(of_tasks)
         free = layout.but(of_tasks.union(layout.of(copied, "STEM")))
-        self._copies, self._shared, self._free = [runs(columns) for columns in copies], runs(shared), runs(free)
-        width = len(copies[0])
-        self.levels = self._levels(len(free) + width, len(shared), len(shared) + width)
+        return [runs(columns) for columns in copies], runs(layout.but(of_tasks)), runs(free)
 
     def _check_copies(self, layout: Layout, copies: Sequence[Sequence[int]]) -> None:
         widths = {tower: len(columns) for tower, columns in zip(layout.own, copies, strict=True)}

@@ -2,19 +2,27 @@
 
 import json
 from concurrent.futures import Future
+from hashlib import sha256
+from pathlib import Path
+from threading import Timer
 
+import numpy as np
 import pytest
 import yaml
 
+from tests.contract import ROWS, ready, task_labels, task_output
 from tests.synthetic import job, make_world, write_job
+from tests.tasks.test_contract import EXAMPLES
 from torchrec_mtl import cli
 from torchrec_mtl.experiments.comparison import compare as module
 from torchrec_mtl.experiments.comparison import pool
 from torchrec_mtl.experiments.comparison.candidates import read_comparison, read_yaml
+from torchrec_mtl.experiments.comparison.checks import check, check_seeds, metric_names
 from torchrec_mtl.experiments.comparison.compare import compare
 from torchrec_mtl.experiments.comparison.planned import TUNING_SEED, Planned, models_of
 from torchrec_mtl.experiments.comparison.pool import RunPool
 from torchrec_mtl.experiments.comparison.run import Cost, cost, count_parameters
+from torchrec_mtl.tasks import RegressionTask
 from torchrec_mtl.training.job_file import overridden, read_job
 
 LR = "training.dense_optimizer.init_args.lr"
@@ -182,6 +190,15 @@ def test_a_calibrated_job_keeps_its_validation_split(world):
             {"common": {"data.funnel": {"labels": ["click", "purchase", "refund"]}}},
             r"'Shared bottom'.*Funnel labels \['refund'\] are read by no task",
         ),
+        (
+            {"figures": [{"task": "ctr", "metric": "acu", "better": "higher"}]},
+            r"Candidate 'Shared bottom': task 'ctr' has no metric 'acu'. Found \['rows', 'rate', 'auc', .*"
+            r"; did you mean 'auc'\?",
+        ),
+        (
+            {"figures": [{"task": "ctr", "metric": "gauc", "better": "higher"}]},
+            r"task 'ctr' has no metric 'gauc'. Found .* \(gauc needs data.group\)",
+        ),
         ({"common": {"data.validation": []}}, "data.validation names no files"),
         ({"common": {"data.test": []}}, "data.test names no files"),
     ],
@@ -197,6 +214,76 @@ def test_mistakes_are_found_before_the_first_run(world, asked, changes, text):
 def test_numbers_must_be_positive(world, name):
     with pytest.raises(ValueError, match=f"compare: {name} must be at least 1, but found 0"):
         compared(world, **{name: 0})
+
+
+def test_seeds_stay_apart_from_that_of_the_trials(world, asked):
+    with pytest.raises(ValueError, match=r"seeds can be at most 1000, but found 1001: .* chosen under seed 1000"):
+        compared(world, seeds=TUNING_SEED + 1)
+    assert not asked
+    check_seeds(TUNING_SEED)
+
+
+def test_gauc_is_a_figure_where_there_are_groups(world, asked):
+    figures = [{"task": "ctr", "metric": "gauc", "better": "higher"}]
+    content = {**CANDIDATES, "figures": figures, "common": {"data.group": "user"}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    models = models_of(job(world), read_comparison(world / "candidates.yaml"))
+    check(models[:1], read_comparison(world / "candidates.yaml").only(["Shared bottom"]))
+
+
+@pytest.mark.parametrize("task", [each for each in EXAMPLES if each.served], ids=lambda task: type(task).__name__)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_names_of_metrics_are_those_that_rows_give(task, grouped):
+    fitted = ready(task)
+    prediction = fitted.predict(task_output(fitted)).detach().numpy()
+    target, group = fitted.target(task_labels(fitted)).numpy(), np.arange(ROWS) % 5
+    found = list(fitted.metrics(prediction, target, np.ones(ROWS), group if grouped else None))
+    assert metric_names(task, grouped) == metric_names(fitted, grouped) == found
+
+
+def test_a_task_whose_metrics_take_its_statistics_is_not_judged():
+    class Wide(RegressionTask):
+        def metrics(self, prediction, label, weight, group):
+            return {f"mae_{k}": 0.0 for k in range(prediction.shape[1])}
+
+    assert metric_names(Wide("value", "value", standardise=True), False) is None
+
+
+def beginning(world, **changes):
+    content = overridden(job(world), changes)
+    model = models_of(content, read_comparison(world / "candidates.yaml"))[1]
+    return Planned(model, "seed_0", model.content).path(world)
+
+
+def test_a_run_without_other_files_has_the_name_that_it_always_had(world):
+    model = models_of(job(world), read_comparison(world / "candidates.yaml"))[0]
+    files = [str(path) for split in ("train", "validation", "test") for path in sorted((world / split).iterdir())]
+    depends = [model.content, [(path, Path(path).stat().st_size) for path in files]]
+    digest = sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    assert Planned(model, "seed_0", model.content).path(world).name == f"seed_0_{digest}.json"
+
+
+def test_other_vectors_vocabularies_or_checkpoints_make_other_runs(world):
+    file, step = world / "file.parquet", world / "start" / "step_00000001"
+    step.mkdir(parents=True)
+    table = job(world)["features"]["tables"][0] | {"pretrained": {"path": str(file)}}
+    column = {"name": "shop", "vocabulary": str(file)}
+    sequence = {"name": "bought", "items": [{"name": "past", "table": "shop", "vocabulary": str(file)}]}
+    ways = [
+        {"features.tables": [table]},
+        {"features.sparse": [column]},
+        {"features.sequences": [sequence]},
+        {"training.start_from": {"checkpoint": str(step.parent)}},
+    ]
+    found = []
+    for content in ("{}", '{"steps": 1}', '{"steps": 2}'):
+        file.write_text(content)
+        (step / "meta.json").write_text(content)
+        found.append([beginning(world, **way) for way in ways])
+    first, second, third = found
+    assert not {*first} & {*second}
+    assert second[:3] == third[:3], "of vectors and vocabularies the size counts"
+    assert second[3] != third[3], "of a checkpoint what it says of itself"
 
 
 def test_parameters_are_counted_by_hand(tmp_path):
@@ -230,6 +317,44 @@ def test_the_command_runs_in_processes(world, monkeypatch):
     assert "ctr" in next((world / "out").rglob("seed_0_*.log")).read_text()
     report = json.loads((world / "out" / "report.json").read_text())
     assert report["candidates"]["Shared bottom"]["figures"]["ctr auc"]["values"] == [first, second]
+
+
+class Waiting(Future):
+    """Says at once that it is cancelled, as a pool does when its turn comes."""
+
+    def cancel(self):
+        return super().cancel() and not self.set_running_or_notify_cancel()
+
+
+class Beside:
+    """A pool whose second run fails while the first and the third go on; the fourth has not begun."""
+
+    def __init__(self, *_, **__):
+        self.made = []
+
+    def submit(self, work, content, log):
+        future = Waiting()
+        self.made.append((future, content))
+        if len(self.made) == 2:
+            future.set_running_or_notify_cancel()
+            future.set_exception(ValueError("no such column"))
+        elif len(self.made) < 4:
+            future.set_running_or_notify_cancel()
+            Timer(0.2, future.set_result, [{"tasks": {"ctr": {"auc": 0.5}}, "seconds": 0.0}]).start()
+        return future
+
+    def shutdown(self, **_):
+        pass
+
+
+def test_runs_beside_one_that_fails_are_kept(world, monkeypatch, capsys):
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", Beside)
+    (world / "candidates.yaml").write_text(yaml.safe_dump({**CANDIDATES, "tuning": {LR: [0.1, 0.2, 0.3, 0.4]}}))
+    with pytest.raises(ValueError, match="no such column"):
+        compared(world, only=["Shared bottom"])
+    rates = [json.loads(path.read_text())["job"] for path in (world / "out" / "runs").rglob("*.json")]
+    assert sorted(each["training"]["dense_optimizer"]["init_args"]["lr"] for each in rates) == [0.1, 0.3]
+    assert capsys.readouterr().out.count("failed") == 1
 
 
 class AtOnce:
@@ -268,7 +393,12 @@ def test_help_of_the_command(capsys):
         cli.run(["compare", "--help"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for explained in ("Processes, one thread each.", "File of the candidates", "Number of seeds."):
+    for explained in (
+        "Processes, one thread each.",
+        "File of the candidates",
+        "Number of seeds, at most 1,000.",
+        "not by the version of the code",
+    ):
         assert explained in text
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from torchrec_mtl.experiments.comparison.candidates import Comparison, Overrides, read_comparison, read_yaml
-from torchrec_mtl.experiments.comparison.planned import Model, Planned, check, models_of
+from torchrec_mtl.experiments.comparison.checks import check, check_seeds
+from torchrec_mtl.experiments.comparison.planned import Model, Planned, models_of
 from torchrec_mtl.experiments.comparison.pool import RunPool, write_whole
 from torchrec_mtl.experiments.comparison.report import Measurement, summarize, write_report
 from torchrec_mtl.experiments.comparison.run import Cost, cost
@@ -35,8 +36,9 @@ def compare(
     Args:
         job: Job file.
         candidates: File of the candidates, their tuning and the figures.
-        output: Where runs and reports go.
-        seeds: Number of seeds.
+        output: Where runs and reports go. A run is known by its job and its files, not by the version of the code: take
+            another directory after a change of a trunk's code.
+        seeds: Number of seeds, at most 1,000.
         workers: Processes, one thread each.
         only: Some of the candidates, beside the baseline; by default all.
 
@@ -44,11 +46,13 @@ def compare(
         What ``report.json`` holds.
 
     Raises:
-        ValueError: Before the first run, if a file or a candidate is wrong, or a number not positive.
+        ValueError: Before the first run, if a file or a candidate is wrong, a metric is unknown, or a number is out of
+            range.
     """
     for name, number in (("seeds", seeds), ("workers", workers)):
         if number < 1:
             raise ValueError(f"compare: {name} must be at least 1, but found {number}.")
+    check_seeds(seeds)
     console, comparison = Console(), read_comparison(candidates)
     comparison = comparison.only(only) if only else comparison
     models = models_of(read_yaml(job), comparison)

@@ -1,18 +1,19 @@
-"""Which runs a comparison needs, each known by all that it depends on."""
+"""Which runs a comparison needs, each known by the job and the files that it depends on."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.data.files import find_files
-from torchrec_mtl.experiments.comparison.candidates import Comparison, Figure, Overrides
-from torchrec_mtl.training.job_file import overridden, read_job
+from torchrec_mtl.experiments.comparison.candidates import Comparison, Overrides
+from torchrec_mtl.training.checkpoint import find
+from torchrec_mtl.training.job_file import overridden
 
 TUNING_SEED = 1000  # no run that is measured on the test split shares it
 
@@ -57,8 +58,10 @@ class Planned:
     content: Mapping[str, Any]
 
     def path(self, output: Path) -> Path:
-        """Where its figures go: a run of any other job, or of other files, has another path."""
-        depends = [self.content, _files(self.content)]
+        """Where its figures go: a run of any other job, or of other files, has another path; not one of other code."""
+        depends: list[Any] = [self.content, _files(self.content)]
+        if started := _beginnings(self.content):
+            depends.append(started)
         digest = sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()[:12]
         candidate = re.sub(r"\W+", "_", self.model.candidate).strip("_").lower()
         return output / "runs" / candidate / f"{self.name}_{digest}.json"
@@ -74,46 +77,26 @@ def models_of(job: Mapping[str, Any], comparison: Comparison) -> list[Model]:
     ]
 
 
-def check(models: Sequence[Model], comparison: Comparison) -> None:
-    """Builds every model, the first in every setting, so that no mistake is found after an hour.
-
-    Raises:
-        ValueError: If a job is wrong, has no validation or test split, or a candidate's models do not give each figure
-            once.
-    """
-    gives: dict[str, list[str]] = {}
-    for model in models:
-        for setting in comparison.settings if model is models[0] else comparison.settings[:1]:
-            where = f"Candidate '{model.candidate}'" + (f" with {setting}" if setting else "")
-            try:
-                job = read_job({**model.final(setting, 0), "output": "unused"})
-                job.converter("train")
-                if not any(task.needs_fit for task in job.tasks):
-                    job.objective()
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-        data = model.content.get("data", {})
-        if missing := [name for name in ("validation", "test") if not data.get(name)]:
-            raise ValueError(
-                f"{where}: data.{missing[0]} names no files. Settings are chosen on the validation split, and what was "
-                f"chosen is measured on the test split."
-            )
-        gives.setdefault(model.candidate, []).extend(task.name for task in job.tasks if task.served)
-    for name, tasks in gives.items():
-        _check_figures(name, tasks, comparison.figures)
-
-
-def _check_figures(candidate: str, tasks: Sequence[str], figures: Sequence[Figure]) -> None:
-    for figure in figures:
-        if (count := tasks.count(figure.task)) != 1:
-            raise ValueError(
-                f"Candidate '{candidate}': the figure {figure.name} needs one task '{figure.task}' among its models, "
-                f"but found {count}. Its tasks: {tasks}."
-            )
-
-
 def _files(content: Mapping[str, Any]) -> list[tuple[str, int]]:
     """Names and sizes of the job's local files."""
     data = content.get("data", {})
-    files = [path for split in ("train", "validation", "test") if data.get(split) for path in find_files(data[split])]
-    return [(str(path), Path(path).stat().st_size) for path in files if Path(path).is_file()]
+    return _sizes(path for name in ("train", "validation", "test") if data.get(name) for path in find_files(data[name]))
+
+
+def _beginnings(content: Mapping[str, Any]) -> list[Any]:
+    """What it reads besides rows: pretrained vectors, vocabularies, and what a checkpoint says of itself."""
+    features = content.get("features") or {}
+    columns = [*(features.get("sparse") or [])]
+    for sequence in features.get("sequences") or []:
+        columns += [*(sequence.get("items") or []), *(sequence.get("properties") or [])]
+    vectors = [table["pretrained"]["path"] for table in features.get("tables") or [] if table.get("pretrained")]
+    vocabularies = [str(column["vocabulary"]) for column in columns if column.get("vocabulary")]
+    found: list[Any] = _sizes([*(find_files(vectors) if vectors else []), *dict.fromkeys(vocabularies)])
+    if start := (content.get("training") or {}).get("start_from"):
+        checkpoint = find(Path(start["checkpoint"]))
+        found += [(str(path), path.read_text()) for path in sorted(checkpoint.glob("*.json"))]
+    return found
+
+
+def _sizes(paths: Iterable[str]) -> list[tuple[str, int]]:
+    return [(path, Path(path).stat().st_size) for path in paths if Path(path).is_file()]

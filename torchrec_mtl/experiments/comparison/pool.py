@@ -45,7 +45,7 @@ class RunPool:
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
         if self.pool is not None:
-            self.pool.shutdown(wait=not error[0], cancel_futures=True)  # what is finished is on disk
+            self.pool.shutdown(wait=not error[0], cancel_futures=True)  # what has finished is on disk
 
     def finish(self, planned: Sequence[Planned]) -> list[Found]:
         """What each run found, in their order; runs what is not there yet."""
@@ -62,7 +62,7 @@ class RunPool:
         return [json.loads(path.read_text()) for path in paths]
 
     def _measured(self, waiting: Mapping[Path, Planned]) -> Iterator[tuple[Path, Found]]:
-        """Runs as they finish."""
+        """Runs as they finish; if one fails, those that have begun, and then its error."""
         if not waiting:
             return
         if self.pool is None:
@@ -71,17 +71,25 @@ class RunPool:
         futures: dict[Future[Found], Path] = {
             self.pool.submit(run, each.content, path.with_suffix(".log")): path for path, each in waiting.items()
         }
+        failed: Exception | None = None
         for future in as_completed(futures):
+            if future.cancelled():
+                continue
             path = futures[future]
             try:
                 found = future.result()
-            except Exception:
+            except Exception as error:
                 each = waiting[path]
                 self.console.print(
                     f"{each.model.candidate}, {each.name}: failed. {path.with_suffix('.log')} has its words."
                 )
-                raise
+                failed = failed or error
+                for other in futures:
+                    other.cancel()  # those that run go on
+                continue
             yield path, found
+        if failed is not None:
+            raise failed
 
 
 def _start() -> None:

@@ -87,6 +87,18 @@ def test_the_trunk_is_at_least_as_wide_as_the_embeddings(width):
         MultiTaskModel(make_embeddings(), SharedBottom(width, 1, layers=[8]), heads_of(["ctr"]))
 
 
+def test_a_batch_with_other_dense_features_than_the_trunk_reads_is_refused():
+    model = MultiTaskModel(make_embeddings(), SharedBottom(10, 1, layers=[8]), heads_of(["ctr"]))  # 8 of the tables
+    batch = make_batch({"click": torch.zeros(3)})
+    batch.dense = torch.randn(3, 3)
+    text = (
+        "The batch has 3 dense features, but the model was built for 2: its trunk reads 10 features, of which 8 are no "
+        "dense ones. Build the trunk with in_features=11, or give the batch 2."
+    )
+    with pytest.raises(ValueError, match=re.escape(text)):
+        model(batch)
+
+
 def test_a_tower_of_another_width_than_the_trunk_is_refused():
     """The docstring promises a ValueError where the trunk's widths do not fit the towers."""
     with pytest.raises(ValueError, match=r"8.*16|16.*8"):

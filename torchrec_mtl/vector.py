@@ -70,6 +70,7 @@ class FeatureVector(nn.Module):
             checked_own(task_features.own, towers),
         )
         self.out_features = len(shared)
+        self.dense_features = len(everything.columns["dense"])
         self.tower_features = {tower: len(columns) for tower, columns in parts.items()}
         self._shared = runs(shared)
         self._parts = [runs(columns) for columns in parts.values()]
@@ -79,6 +80,13 @@ class FeatureVector(nn.Module):
         self, dense: Tensor, pooled: KeyedTensor | None, sequences: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Maps the parts to what all towers read, through the trunk, and what each reads besides."""
+        if dense.shape[1] != self.dense_features:
+            others = self.out_features - self.dense_features
+            raise ValueError(
+                f"The batch has {dense.shape[1]} dense features, but the model was built for {self.dense_features}: its "
+                f"trunk reads {self.out_features} features, of which {others} are no dense ones. Build the trunk with "
+                f"in_features={others + dense.shape[1]}, or give the batch {self.dense_features}."
+            )
         parts = [dense]
         if pooled is not None:
             parts += self._in_order(pooled)

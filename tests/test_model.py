@@ -92,8 +92,8 @@ def test_a_batch_with_other_dense_features_than_the_trunk_reads_is_refused():
     batch = make_batch({"click": torch.zeros(3)})
     batch.dense = torch.randn(3, 3)
     text = (
-        "The batch has 3 dense features, but the model was built for 2: its trunk reads 10 features, of which 8 are no "
-        "dense ones. Build the trunk with in_features=11, or give the batch 2."
+        "The batch has 3 dense features, but the model was built for 2: what the trunk reads beside the embeddings. "
+        "Build the trunk with in_features=11, or give the batch 2."
     )
     with pytest.raises(ValueError, match=re.escape(text)):
         model(batch)

@@ -81,11 +81,11 @@ class FeatureVector(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Maps the parts to what all towers read, through the trunk, and what each reads besides."""
         if dense.shape[1] != self.dense_features:
-            others = self.out_features - self.dense_features
+            reads = self.out_features + dense.shape[1] - self.dense_features
             raise ValueError(
-                f"The batch has {dense.shape[1]} dense features, but the model was built for {self.dense_features}: its "
-                f"trunk reads {self.out_features} features, of which {others} are no dense ones. Build the trunk with "
-                f"in_features={others + dense.shape[1]}, or give the batch {self.dense_features}."
+                f"The batch has {dense.shape[1]} dense features, but the model was built for {self.dense_features}: "
+                f"what the trunk reads beside the embeddings. Build the trunk with in_features={reads}, or give the "
+                f"batch {self.dense_features}."
             )
         parts = [dense]
         if pooled is not None:

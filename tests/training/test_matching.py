@@ -26,6 +26,7 @@ from torchrec_mtl.trunks import (
     SharedBottom,
     Trunk,
 )
+from torchrec_mtl.trunks.task_parts import Listed, Since
 
 OPTIONS = LayerOptions(norm=torch.nn.BatchNorm1d, dropout=0.3)  # batch norm has buffers, and an entry without rows
 MAKERS = {
@@ -61,10 +62,15 @@ def make(kind, towers, seed):
 def transferred(kind, before, after, new=(), new_towers=()):
     """Old and new trunk, the new one with what it can take of the old."""
     old, trunk = make(kind, before, 1), make(kind, after, 2)
+    return old, trunk, moved(old, before, trunk, after, new, new_towers)
+
+
+def moved(old, before, trunk, after, new=(), new_towers=()):
+    """Copies what a trunk can take of another."""
     placed = []
     for each, towers in ((trunk, after), (old, before)):
         shapes = {f"model.trunk.{name}": entry.shape for name, entry in each.state_dict().items()}
-        placed.append(addresses(shapes, NetworkNames(towers), each.task_parts()))
+        placed.append(addresses(shapes, NetworkNames(towers), trunk.task_parts()))
     found = match(*placed, new, new_towers)
     state, source = trunk.state_dict(), old.state_dict()
     for piece in found.pieces:
@@ -72,7 +78,7 @@ def transferred(kind, before, after, new=(), new_towers=()):
             piece.copy(
                 source[piece.source.removeprefix("model.trunk.")], state[piece.entry.removeprefix("model.trunk.")]
             )
-    return old, trunk, found
+    return found
 
 
 def vectors(trunk, towers):
@@ -113,6 +119,50 @@ def test_tasks_that_come_and_go_leave_the_others_as_they_were(kind):
 @pytest.mark.parametrize("after", [["a", "b", "c"], ["a", "b"], ["a", "b", "c", "d"]])
 def test_steps_of_a_funnel_are_added_and_dropped_at_its_end(kind, after):
     assert_same(kind, ["a", "b", "c"], after, new_towers=["d"] if "d" in after else [])
+
+
+@pytest.mark.parametrize("kind", [AITM, DBMTL, HTLNet])
+@pytest.mark.parametrize(("before", "after"), [(["a"], ["a", "b"]), (["a", "b", "c"], ["a"]), (["a", "b"], ["a"])])
+def test_a_funnel_begins_and_ends_with_one_step(kind, before, after):
+    assert_same(kind, before, after, new_towers=after[1:])
+
+
+def test_what_needs_a_second_task_belongs_to_it():
+    assert Since(1).place(["query"], [3], ["a", "b"]) == ("query", "b", {})
+    with pytest.raises(ValueError, match=r"'query' needs 2 tasks, but found \['a'\]"):
+        Since(1).place(["query"], [3], ["a"])
+    with pytest.raises(ValueError, match=r"does not begin with a place in a list"):
+        Listed().place(["query"], [3], ["a"])
+    with pytest.raises(ValueError, match=r"'2.weight' is of no task: \['a', 'b'\] have 1 entries each"):
+        Listed().place(["2", "weight"], [3], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "make_one",
+    [
+        lambda depth: MultiLevelMMoE(6, 2, levels=[[4]] * depth, num_experts=2),  # as many gates as tasks at each level
+        lambda depth: PLE(6, 2, levels=[[4]] * depth),
+        lambda depth: SharedBottom(6, 2, layers=[4] * depth),
+        lambda depth: Separate(6, 2, layers=[4] * depth),
+    ],
+    ids=["MultiLevelMMoE", "PLE", "SharedBottom", "Separate"],
+)
+def test_a_trunk_is_not_taken_in_part(make_one):
+    towers = ["a", "b"]
+    with pytest.raises(
+        ValueError, match=r"more of the trunk than this job has: \['trunk\..* Build the trunk as there, or"
+    ):
+        moved(make_one(3), towers, make_one(2), towers)
+    moved(make_one(3), towers, make_one(2), towers, new=["trunk"])
+
+
+def test_a_name_stands_for_one_entry():
+    shapes = {f"model.embeddings.embedding_bags.{name}.weight": (3, 2) for name in ("store", "shop")}
+    names = NetworkNames(["a"])
+    there = addresses(shapes, names, {}, {"tables.store": "tables.shop"})
+    here = addresses(dict([[*shapes.items()][1]]), names, {})
+    with pytest.raises(ValueError, match=r"holds \['tables.shop'\] more than once, by the names of this job"):
+        match(here, there, [], [])
 
 
 @pytest.mark.parametrize("kind", CROSSED)

@@ -56,8 +56,10 @@ def begin(session: Session, origin: Origin | None, reporter: Reporter) -> None:
     job, runtime = session.job, session.runtime
     started, notes = Started(), []
     if origin is not None:
-        check_meaning(origin, job.features, session.start, job.network.dense is not None)
-        started = warm_start(session.pipeline, origin.start)
+        assert session.serving.network is not None
+        assert job.training.start_from is not None
+        check_meaning(origin, job.features, session.start, session.serving.network, job.network.dense is not None)
+        started = warm_start(session.pipeline, job.training.start_from)
         notes += origin.changed_tasks(job.tasks, job.network.towers)
         notes += _refitted(session, origin)
     coverage = runtime.together(lambda: load_pretrained(session.pipeline, job.features))

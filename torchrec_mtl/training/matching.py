@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -106,6 +107,9 @@ def match(here: Addresses, there: Addresses, new: Collection[str], new_towers: C
         ValueError: If an entry that is not new is missing in the checkpoint or has another shape there.
     """
     known = {address.name: (entry, address, shape) for entry, (address, shape) in there.items()}
+    if len(known) < len(there):
+        twice = sorted(name for name, count in Counter(each.name for each, _ in there.values()).items() if count > 1)
+        raise ValueError(f"holds {_some(twice)} more than once, by the names of this job")
     pieces, missing, other = [], [], []
     for entry, (address, shape) in here.items():
         anew = inside(address.name, [*new, BALANCER]) or address.owner in new_towers
@@ -131,6 +135,10 @@ def match(here: Addresses, there: Addresses, new: Collection[str], new_towers: C
         raise ValueError(f"does not hold {_some(missing)}, which would start at random")
     if other:
         raise ValueError(f"holds other shapes: {_some(other)}")
+    if more := _more_of_trunk(here, there, new, new_towers):
+        raise ValueError(
+            f"holds more of the trunk than this job has: {_some(more)}. Build the trunk as there, or name trunk as new"
+        )
     return Match(pieces, _left(pieces, there))
 
 
@@ -151,6 +159,25 @@ def _more_shared(here: Address, there: Address) -> bool:
         if any(label not in labels for label in there.rows[dimension] if label[0] is None or label[0] in tasks):
             return True
     return False
+
+
+def _more_of_trunk(here: Addresses, there: Addresses, new: Collection[str], new_towers: Collection[str]) -> list[str]:
+    """Entries of the checkpoint's trunk that are shared or of a kept tower, and have no place in a trunk that loads."""
+    names = {address.name for address, _ in here.values()}
+    towers = {owner for address, _ in here.values() for owner in _owners(address)}
+    kept = towers - set(new_towers)
+    return [
+        address.name
+        for address, _ in there.values()
+        if address.part == "trunk" and address.name not in names and not inside(address.name, new)
+        if address.owner is None or address.owner in kept
+    ]
+
+
+def _owners(address: Address) -> set[str | None]:
+    words = address.name.split(".")
+    tower = words[1] if words[0] == "towers" else address.owner
+    return {tower, *(task for labels in address.rows.values() for task, _ in labels)}
 
 
 def _left(pieces: Sequence[Piece], there: Addresses) -> dict[str, int]:

@@ -126,6 +126,7 @@ def open_session(
         features=meanings(job.features) | {f"'{name}' alone": f"{towers}" for name, towers in job.network.only.items()},
         types=None if rows is None else hashed_types(rows),
         frozen=list(training.freeze),
+        new=anew(job) if training.freeze else [],
     )
     statistics = {task.name: task.statistics for task in job.tasks if task.statistics}
     return Session(

@@ -14,7 +14,7 @@ from torchrec_mtl.tasks import BinaryTask, RegressionTask
 from torchrec_mtl.training.addresses import NetworkNames, address_of
 from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.origin import Origin
-from torchrec_mtl.training.serving_state import ServingState, meaning_of
+from torchrec_mtl.training.serving_state import ServingState, label_of, meaning_of
 from torchrec_mtl.training.start_from import StartFrom
 from torchrec_mtl.training.start_meaning import check_meaning
 
@@ -35,7 +35,10 @@ def path(tmp_path):
     (tmp_path / "meta.json").write_text(json.dumps(dataclasses.asdict(position)))
     fitted = {"value": fitted_value().statistics}
     declared = {"ctr": meaning_of(BinaryTask("ctr", "click")), "value": meaning_of(VALUE)}
-    ServingState(fitted, tasks=declared, network=NetworkNames(["ctr", "value"])).write(tmp_path)
+    layers = {"trunk": ["ReLU()"], "towers.ctr": ["Dropout(p=0.1)", "ReLU()"]}
+    network = NetworkNames(["ctr", "value"], layers=layers)
+    labels = {"ctr": label_of(BinaryTask("ctr", "click"))}
+    ServingState(fitted, tasks=declared, network=network, labels=labels).write(tmp_path)
     return tmp_path
 
 
@@ -71,6 +74,37 @@ def test_a_task_of_another_kind_is_said_and_refused_where_its_tower_is_frozen(pa
         ValueError, match=r"Task 'ctr' was trained as .*gamma=0.0.* and its tower is frozen: its outputs"
     ):
         origin(path).fitted([focal], ["ctr"], ["towers"])
+
+
+def test_a_task_on_another_label_is_said_and_refused_where_its_tower_is_frozen(path):
+    other = BinaryTask("ctr", "purchase", label_space="click")
+    assert origin(path).fitted([other], ["ctr"], ["trunk"]) == [other]
+    assert origin(path).changed_tasks([other], ["ctr"]) == [
+        "Task 'ctr' was trained on label ['click'], and is on label ['purchase'] where ['click'] are 1 now."
+    ]
+    with pytest.raises(
+        ValueError, match=r"Task 'ctr' was trained on label \['click'\], but is on .* tower is frozen: it"
+    ):
+        origin(path).fitted([other], ["ctr"], ["towers.ctr"])
+    renamed = origin(path, rename={"towers.ctr": "towers.buy"})
+    with pytest.raises(
+        ValueError, match=r"Task 'buy' was trained on label \['click'\], but is on label \['purchase'\]"
+    ):
+        renamed.fitted([dataclasses.replace(other, name="buy", label_space=None)], ["buy"], ["towers"])
+    same = BinaryTask("ctr", "click")
+    assert origin(path).fitted([same], ["ctr"], ["towers"]) == [same]
+    assert origin(path).changed_tasks([same], ["ctr"]) == []
+
+
+def test_other_activations_and_dropout_of_the_same_shapes_are_said(path):
+    network = NetworkNames(["click", "value"], layers={"trunk": ["Tanh()"], "towers.click": ["ReLU()"]})
+    rename = {"towers.ctr": "towers.click"}
+    assert origin(path, rename=rename).changed_layers(network) == [
+        "Part 'trunk' was trained with ['ReLU()'], and has ['Tanh()'] now.",
+        "Part 'towers.click' was trained with ['Dropout(p=0.1)', 'ReLU()'], and has ['ReLU()'] now.",
+    ]
+    assert origin(path, rename=rename, new=["trunk", "towers.click"]).changed_layers(network) == []
+    assert origin(path, rename=rename).changed_layers(NetworkNames(["click"])) == []
 
 
 def test_a_checkpoint_without_names_is_refused(path):

@@ -50,6 +50,14 @@ class Piece:
             return 0
         return prod(len(self.rows[i][0]) if i in self.rows else size for i, size in enumerate(self.shape))
 
+    @property
+    def crosses(self) -> bool:
+        """Whether what tasks take from each other has come or gone: a dimension past the first, of other tasks."""
+        return self.source is not None and any(
+            dimension and (len(here) < self.shape[dimension] or len(there) < self.source_shape[dimension])
+            for dimension, (here, there) in self.rows.items()
+        )
+
     def copy(self, there: Tensor, here: Tensor) -> None:
         """Copies what is taken of the source."""
         if not self.shape:  # a scalar has no places
@@ -163,21 +171,12 @@ def _more_shared(here: Address, there: Address) -> bool:
 
 def _more_of_trunk(here: Addresses, there: Addresses, new: Collection[str], new_towers: Collection[str]) -> list[str]:
     """Entries of the checkpoint's trunk that are shared or of a kept tower, and have no place in a trunk that loads."""
-    names = {address.name for address, _ in here.values()}
-    towers = {owner for address, _ in here.values() for owner in _owners(address)}
-    kept = towers - set(new_towers)
-    return [
-        address.name
-        for address, _ in there.values()
-        if address.part == "trunk" and address.name not in names and not inside(address.name, new)
-        if address.owner is None or address.owner in kept
-    ]
-
-
-def _owners(address: Address) -> set[str | None]:
-    words = address.name.split(".")
-    tower = words[1] if words[0] == "towers" else address.owner
-    return {tower, *(task for labels in address.rows.values() for task, _ in labels)}
+    found = [address for address, _ in here.values()]
+    names, towers = {address.name for address in found}, {address.owner for address in found}
+    towers |= {task for address in found for labels in address.rows.values() for task, _ in labels}
+    kept = {None, *towers} - set(new_towers)
+    more = [address for address, _ in there.values() if address.part == "trunk" and address.name not in names]
+    return [address.name for address in more if address.owner in kept and not inside(address.name, new)]
 
 
 def _left(pieces: Sequence[Piece], there: Addresses) -> dict[str, int]:

@@ -12,7 +12,7 @@ from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.addresses import NetworkNames, inside
 from torchrec_mtl.training.checkpoint import Position, find, read_position
 from torchrec_mtl.training.freezing import new_towers
-from torchrec_mtl.training.serving_state import ServingState, meaning_of
+from torchrec_mtl.training.serving_state import ServingState, label_of, meaning_of
 from torchrec_mtl.training.start_from import StartFrom
 
 
@@ -100,6 +100,12 @@ class Origin:
         names = {after: before for before, after in self.start.renamed("towers").items()}
         name = names.get(task.name, task.name)
         before, after = self.serving.tasks.get(name), meaning_of(task)
+        label = self.serving.labels.get(name, label_of(task))
+        if frozen and label != label_of(task):
+            raise ValueError(
+                f"Task '{task.name}' was trained on {label}, but is on {label_of(task)} now, and its tower is frozen: "
+                f"it would never learn the new label. Declare the label as it was, or let the tower train."
+            )
         if before == after:
             values = self.serving.statistics.get(name)
             return task.with_statistics(values) if values else task
@@ -111,6 +117,20 @@ class Origin:
             )
         return task
 
+    def changed_layers(self, network: NetworkNames) -> list[str]:
+        """What is to be said of loaded parts whose layers have no other shapes, but other activations or dropout.
+
+        Args:
+            network: This job's.
+        """
+        parts = ["trunk"] if self.loads("trunk") else []
+        found = []
+        for part in [*parts, *(f"towers.{name}" for name in self.kept(network.towers))]:
+            before, after = self.before.layers.get(part), network.layers.get(part)
+            if before is not None and after is not None and list(before) != list(after):
+                found.append(f"Part '{part}' was trained with {list(before)}, and has {list(after)} now.")
+        return found
+
     def changed_tasks(self, tasks: Sequence[Task], towers: Collection[str]) -> list[str]:
         """What is to be said of tasks whose kept tower was trained as that of another kind."""
         names = {after: before for before, after in self.start.renamed("towers").items()}
@@ -120,6 +140,9 @@ class Origin:
             before = self.serving.tasks.get(names.get(task.name, task.name))
             if task.name in kept and before not in (None, meaning_of(task)):
                 found.append(f"Task '{task.name}' was trained as {before}, and is {meaning_of(task)} now.")
+            label = self.serving.labels.get(names.get(task.name, task.name))
+            if task.name in kept and label not in (None, label_of(task)):
+                found.append(f"Task '{task.name}' was trained on {label}, and is on {label_of(task)} now.")
         return found
 
 

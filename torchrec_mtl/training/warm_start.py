@@ -75,7 +75,19 @@ def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
         if piece.source is not None and piece.loaded and not piece.is_whole:
             piece.copy(request[f"model.{piece.source}"], state[piece.entry])
     model.load_state_dict(state)
-    return Started(str(origin.path), _parts(found, origin), found.left)
+    return Started(str(origin.path), _parts(found, origin), found.left, _moved(found, objective))
+
+
+def _moved(found: Match, objective: MultiTaskObjective) -> list[str]:
+    """What is to be said of a trunk whose tasks read each other, when some came or went, but others shall stay."""
+    trunk = objective.model.trunk
+    trains = all(parameter.requires_grad for parameter in trunk.parameters())
+    if trains or not any(each.crosses for each in found.pieces):
+        return []
+    return [
+        f"Tasks came or went, and in {type(trunk).__name__} each task's vector depends on all tasks: outputs of frozen "
+        f"towers are not what they were in the checkpoint."
+    ]
 
 
 def _shapes(pipeline: TrainPipelineSparseDist) -> dict[str, tuple[int, ...]]:

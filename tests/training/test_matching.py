@@ -18,6 +18,7 @@ from torchrec_mtl.trunks import (
     AdaTT,
     CrossStitch,
     HTLNet,
+    Listed,
     MMoE,
     MultiLevelMMoE,
     OMoE,
@@ -25,9 +26,9 @@ from torchrec_mtl.trunks import (
     Separate,
     SequentialTrunk,
     SharedBottom,
+    Since,
     Trunk,
 )
-from torchrec_mtl.trunks.task_parts import Listed, Since
 
 OPTIONS = LayerOptions(norm=torch.nn.BatchNorm1d, dropout=0.3)  # batch norm has buffers, and an entry without rows
 MAKERS = {

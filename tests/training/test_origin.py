@@ -82,14 +82,10 @@ def test_a_task_on_another_label_is_said_and_refused_where_its_tower_is_frozen(p
     assert origin(path).changed_tasks([other], ["ctr"]) == [
         "Task 'ctr' was trained on label ['click'], and is on label ['purchase'] where ['click'] are 1 now."
     ]
-    with pytest.raises(
-        ValueError, match=r"Task 'ctr' was trained on label \['click'\], but is on .* tower is frozen: it"
-    ):
+    with pytest.raises(ValueError, match=r"Task 'ctr' was trained on label \['click'\], but is .* tower is frozen: it"):
         origin(path).fitted([other], ["ctr"], ["towers.ctr"])
     renamed = origin(path, rename={"towers.ctr": "towers.buy"})
-    with pytest.raises(
-        ValueError, match=r"Task 'buy' was trained on label \['click'\], but is on label \['purchase'\]"
-    ):
+    with pytest.raises(ValueError, match=r"Task 'buy' was trained on label \['click'\], but is on label \['purchase'"):
         renamed.fitted([dataclasses.replace(other, name="buy", label_space=None)], ["buy"], ["towers"])
     same = BinaryTask("ctr", "click")
     assert origin(path).fitted([same], ["ctr"], ["towers"]) == [same]

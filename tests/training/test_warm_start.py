@@ -180,7 +180,7 @@ def test_new_towers_train_on_a_frozen_shared_part_also_when_resumed(root, ranks)
             cli.run(["train", "--config", path, "--resume", "--training.epochs=3", "--training.freeze", "[tables]"])
         with pytest.raises(
             ValueError,
-            match=r"was trained with start_from.new \['towers.share'\], but this run has \[\]: inside of what",
+            match=r"was trained with start_from.new \['towers.share'\], but this run has \[\]: inside",
         ):
             run(path, "--resume", "--training.epochs=3", "--training.start_from.new=[]")
     report = json.loads((root / name / "start.json").read_text())

@@ -5,6 +5,7 @@ import torch
 
 from tests.contract import every_subclass
 from torchrec_mtl.heads import Tower
+from torchrec_mtl.layout import Layout
 from torchrec_mtl.mlp import LayerOptions
 from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.matching import addresses, match
@@ -17,6 +18,7 @@ from torchrec_mtl.trunks import (
     AdaTT,
     CrossStitch,
     HTLNet,
+    Listed,
     MMoE,
     MultiLevelMMoE,
     OMoE,
@@ -24,6 +26,7 @@ from torchrec_mtl.trunks import (
     Separate,
     SequentialTrunk,
     SharedBottom,
+    Since,
     Trunk,
 )
 
@@ -61,10 +64,15 @@ def make(kind, towers, seed):
 def transferred(kind, before, after, new=(), new_towers=()):
     """Old and new trunk, the new one with what it can take of the old."""
     old, trunk = make(kind, before, 1), make(kind, after, 2)
+    return old, trunk, moved(old, before, trunk, after, new, new_towers)
+
+
+def moved(old, before, trunk, after, new=(), new_towers=()):
+    """Copies what a trunk can take of another."""
     placed = []
     for each, towers in ((trunk, after), (old, before)):
         shapes = {f"model.trunk.{name}": entry.shape for name, entry in each.state_dict().items()}
-        placed.append(addresses(shapes, NetworkNames(towers), each.task_parts()))
+        placed.append(addresses(shapes, NetworkNames(towers), trunk.task_parts()))
     found = match(*placed, new, new_towers)
     state, source = trunk.state_dict(), old.state_dict()
     for piece in found.pieces:
@@ -72,7 +80,7 @@ def transferred(kind, before, after, new=(), new_towers=()):
             piece.copy(
                 source[piece.source.removeprefix("model.trunk.")], state[piece.entry.removeprefix("model.trunk.")]
             )
-    return old, trunk, found
+    return found
 
 
 def vectors(trunk, towers):
@@ -107,12 +115,85 @@ def test_tasks_in_another_order_keep_their_vectors(kind):
 @pytest.mark.parametrize("kind", INDEPENDENT)
 def test_tasks_that_come_and_go_leave_the_others_as_they_were(kind):
     assert_same(kind, ["a", "b", "c"], ["d", "c", "a"], new_towers=["d"])
+    _, _, found = transferred(kind, ["a", "b", "c"], ["d", "c", "a"], new_towers=["d"])
+    assert not any(piece.crosses for piece in found.pieces)
 
 
 @pytest.mark.parametrize("kind", [AITM, DBMTL, HTLNet])
 @pytest.mark.parametrize("after", [["a", "b", "c"], ["a", "b"], ["a", "b", "c", "d"]])
 def test_steps_of_a_funnel_are_added_and_dropped_at_its_end(kind, after):
     assert_same(kind, ["a", "b", "c"], after, new_towers=["d"] if "d" in after else [])
+
+
+@pytest.mark.parametrize("kind", [AITM, DBMTL, HTLNet])
+@pytest.mark.parametrize(("before", "after"), [(["a"], ["a", "b"]), (["a", "b", "c"], ["a"]), (["a", "b"], ["a"])])
+def test_a_funnel_begins_and_ends_with_one_step(kind, before, after):
+    assert_same(kind, before, after, new_towers=after[1:])
+
+
+def test_what_needs_a_second_task_belongs_to_it():
+    assert Since(1).place(["query"], [3], ["a", "b"]) == ("query", "b", {})
+    with pytest.raises(ValueError, match=r"'query' needs 2 tasks, but found \['a'\]"):
+        Since(1).place(["query"], [3], ["a"])
+    with pytest.raises(ValueError, match=r"does not begin with a place in a list"):
+        Listed().place(["query"], [3], ["a"])
+    with pytest.raises(ValueError, match=r"'2.weight' is of no task: \['a', 'b'\] have 1 entries each"):
+        Listed().place(["2", "weight"], [3], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "make_one",
+    [
+        lambda depth: MultiLevelMMoE(6, 2, levels=[[4]] * depth, num_experts=2),  # as many gates as tasks at each level
+        lambda depth: PLE(6, 2, levels=[[4]] * depth),
+        lambda depth: SharedBottom(6, 2, layers=[4] * depth),
+        lambda depth: Separate(6, 2, layers=[4] * depth),
+    ],
+    ids=["MultiLevelMMoE", "PLE", "SharedBottom", "Separate"],
+)
+def test_a_trunk_is_not_taken_in_part(make_one):
+    towers = ["a", "b"]
+    with pytest.raises(
+        ValueError, match=r"more of the trunk than this job has: \['trunk\..* Build the trunk as there, or"
+    ):
+        moved(make_one(3), towers, make_one(2), towers)
+    moved(make_one(3), towers, make_one(2), towers, new=["trunk"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("ab", "adb"), ("abd", "ba"), ("ab", "ba")], ids=["added", "dropped", "reordered"]
+)
+def test_weights_of_a_trunk_with_copies_meet_the_same_columns(before, after):
+    """Gates that close the experts of other tasks: then a kept task's vector depends on its own and shared ones."""
+    columns = {name: torch.randn(7, 2) for name in ("dense", "brand", "shop", "shop:a", "shop:b", "shop:d")}
+    trunks, inputs = [], []
+    for towers in (before, after):
+        names = ["dense", "brand", "shop", *(f"shop:{tower}" for tower in towers)]
+        places = {name: (2 * i, 2 * i + 1) for i, name in enumerate(names)}
+        torch.manual_seed(len(trunks))
+        trunk = STEM(2 * len(names), len(towers), levels=[[5]], task_experts=2, shared_experts=1)
+        trunk.arrange(Layout(places, own={tower: {"shop": f"shop:{tower}"} for tower in towers}))
+        trunks.append(trunk.eval())
+        inputs.append(torch.cat([columns[name] for name in names], dim=1))
+    moved(trunks[0], list(before), trunks[1], list(after), new_towers=["d"])
+    vectors = []
+    for trunk, towers, rows in zip(trunks, (before, after), inputs, strict=True):
+        bias = trunk.state_dict()["levels.0.gates.scores.bias"]
+        bias[..., [expert for t, tower in enumerate(towers) if tower == "d" for expert in (2 * t, 2 * t + 1)]] = -1e9
+        with torch.no_grad():
+            vectors.append(dict(zip(towers, trunk(rows).unbind(1), strict=True)))
+    for tower in "ab":
+        torch.testing.assert_close(vectors[1][tower], vectors[0][tower])
+    assert not torch.allclose(vectors[0]["a"], vectors[0]["b"])
+
+
+def test_a_name_stands_for_one_entry():
+    shapes = {f"model.embeddings.embedding_bags.{name}.weight": (3, 2) for name in ("store", "shop")}
+    names = NetworkNames(["a"])
+    there = addresses(shapes, names, {}, {"tables.store": "tables.shop"})
+    here = addresses(dict([[*shapes.items()][1]]), names, {})
+    with pytest.raises(ValueError, match=r"holds \['tables.shop'\] more than once, by the names of this job"):
+        match(here, there, [], [])
 
 
 @pytest.mark.parametrize("kind", CROSSED)
@@ -126,6 +207,9 @@ def test_what_tasks_learnt_of_each_other_follows_them(kind):
         STEM: "levels.0.gates.scores.weight",
     }
     piece = taken[stitch[kind]]
+    assert piece.crosses
+    _, _, same = transferred(kind, ["a", "b", "c"], ["c", "a", "b"])
+    assert not any(each.crosses for each in same.pieces), "the same tasks in another order"
     rows = {CrossStitch: [1, 2], AdaTT: [2, 3, 4, 5]}.get(kind, [2, 3, 4, 5, 6, 7])  # of m = 2, the shared ones last
     its = {CrossStitch: [2, 0], AdaTT: [4, 5, 0, 1]}.get(kind, [4, 5, 0, 1, 6, 7])
     assert piece.rows[max(piece.rows)] == (rows, its)

@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from torchrec_mtl.data import DenseFeature, Features, SparseFeature, Table
 from torchrec_mtl.data.meaning import meanings
+from torchrec_mtl.data.own_tables import with_own_tables
+from torchrec_mtl.data.sequence import BehaviourSequence
 from torchrec_mtl.tasks import BinaryTask, RegressionTask
 from torchrec_mtl.training.addresses import NetworkNames, address_of
 from torchrec_mtl.training.checkpoint import Position
-from torchrec_mtl.training.origin import Origin, StartFrom
-from torchrec_mtl.training.serving_state import ServingState, meaning_of
+from torchrec_mtl.training.origin import Origin
+from torchrec_mtl.training.serving_state import ServingState, label_of, meaning_of
+from torchrec_mtl.training.start_from import StartFrom
 from torchrec_mtl.training.start_meaning import check_meaning
 
 FEATURES = Features(
@@ -31,7 +35,10 @@ def path(tmp_path):
     (tmp_path / "meta.json").write_text(json.dumps(dataclasses.asdict(position)))
     fitted = {"value": fitted_value().statistics}
     declared = {"ctr": meaning_of(BinaryTask("ctr", "click")), "value": meaning_of(VALUE)}
-    ServingState(fitted, tasks=declared, network=NetworkNames(["ctr", "value"])).write(tmp_path)
+    layers = {"trunk": ["ReLU()"], "towers.ctr": ["Dropout(p=0.1)", "ReLU()"]}
+    network = NetworkNames(["ctr", "value"], layers=layers)
+    labels = {"ctr": label_of(BinaryTask("ctr", "click"))}
+    ServingState(fitted, tasks=declared, network=network, labels=labels).write(tmp_path)
     return tmp_path
 
 
@@ -69,6 +76,33 @@ def test_a_task_of_another_kind_is_said_and_refused_where_its_tower_is_frozen(pa
         origin(path).fitted([focal], ["ctr"], ["towers"])
 
 
+def test_a_task_on_another_label_is_said_and_refused_where_its_tower_is_frozen(path):
+    other = BinaryTask("ctr", "purchase", label_space="click")
+    assert origin(path).fitted([other], ["ctr"], ["trunk"]) == [other]
+    assert origin(path).changed_tasks([other], ["ctr"]) == [
+        "Task 'ctr' was trained on label ['click'], and is on label ['purchase'] where ['click'] are 1 now."
+    ]
+    with pytest.raises(ValueError, match=r"Task 'ctr' was trained on label \['click'\], but is .* tower is frozen: it"):
+        origin(path).fitted([other], ["ctr"], ["towers.ctr"])
+    renamed = origin(path, rename={"towers.ctr": "towers.buy"})
+    with pytest.raises(ValueError, match=r"Task 'buy' was trained on label \['click'\], but is on label \['purchase'"):
+        renamed.fitted([dataclasses.replace(other, name="buy", label_space=None)], ["buy"], ["towers"])
+    same = BinaryTask("ctr", "click")
+    assert origin(path).fitted([same], ["ctr"], ["towers"]) == [same]
+    assert origin(path).changed_tasks([same], ["ctr"]) == []
+
+
+def test_other_activations_and_dropout_of_the_same_shapes_are_said(path):
+    network = NetworkNames(["click", "value"], layers={"trunk": ["Tanh()"], "towers.click": ["ReLU()"]})
+    rename = {"towers.ctr": "towers.click"}
+    assert origin(path, rename=rename).changed_layers(network) == [
+        "Part 'trunk' was trained with ['ReLU()'], and has ['Tanh()'] now.",
+        "Part 'towers.click' was trained with ['Dropout(p=0.1)', 'ReLU()'], and has ['ReLU()'] now.",
+    ]
+    assert origin(path, rename=rename, new=["trunk", "towers.click"]).changed_layers(network) == []
+    assert origin(path, rename=rename).changed_layers(NetworkNames(["click"])) == []
+
+
 def test_a_checkpoint_without_names_is_refused(path):
     ServingState().write(path)
     with pytest.raises(
@@ -87,7 +121,7 @@ def test_only_towers_and_tables_are_renamed(rename):
 
 def check(path, features, vocabularies=None, types=None, **start):
     now = Position(vocabularies=vocabularies or {"shop": "aa"}, types=types or {"brand": "strings"})
-    check_meaning(origin(path, **start), features, now)
+    check_meaning(origin(path, **start), features, now, NetworkNames(["ctr", "value"]))
 
 
 def test_the_same_features_pass_and_others_must_be_declared(path):
@@ -129,6 +163,122 @@ def test_a_renamed_table_is_found_by_its_feature(path):
     features = Features(tables, [SparseFeature("store"), SparseFeature("brand")], FEATURES.dense)
     with pytest.raises(ValueError, match=r"Table 'store': .* knows none of the features that read it, \['store'\]"):
         check(path, features, rename={"tables.shop": "tables.store"})
+
+
+def of(features, towers, alone=None, task_sequences=(), types=None):
+    """What a model of these features is."""
+    words = meanings(features) | {f"'{name}' alone": f"{readers}" for name, readers in (alone or {}).items()}
+    names = NetworkNames(towers, task_sequences=task_sequences)
+    return Position(features=words, vocabularies={}, types=types or {}), names
+
+
+def compare(before, after, features, encoder=False, **start):
+    """Compares a checkpoint with a job, both as of :func:`of`."""
+    (there, names), (here, network) = before, after
+    rename = StartFrom("x", **start).renamed("towers")
+    found = Origin(StartFrom("x", **start), Path("x"), there, ServingState(), names.renamed(rename))
+    check_meaning(found, features, here, network, encoder)
+
+
+def test_features_that_towers_read_alone_are_compared_for_trunk_and_towers():
+    before = of(FEATURES, ["ctr", "cvr"], alone={"shop": ["cvr"]})
+    same = of(FEATURES, ["cvr", "ctr"], alone={"shop": ["cvr"]})
+    compare(before, same, FEATURES)
+    other = of(FEATURES, ["ctr", "cvr"], alone={"shop": ["ctr"]})
+    with pytest.raises(
+        ValueError, match=r"has a part 'towers.ctr' that reads other features: features of tower 'ctr' alone: none, no"
+    ):
+        compare(before, other, FEATURES)
+    with pytest.raises(ValueError, match=r"part 'towers.ctr'.* Declare the features as there, or name towers.ctr in"):
+        compare(before, other, FEATURES, new=["trunk"])
+    compare(before, other, FEATURES, new=["towers"])
+    compare(before, other, FEATURES, rename={"towers.ctr": "towers.cvr", "towers.cvr": "towers.ctr"})
+    with pytest.raises(ValueError, match=r"part 'trunk' that reads other features: order of sparse: brand, now shop"):
+        compare(before, of(FEATURES, ["ctr", "cvr"], alone={"brand": ["cvr"]}), FEATURES)
+    more = of(FEATURES, ["ctr", "cvr", "like"], alone={"shop": ["cvr", "like"]})
+    compare(before, more, FEATURES, new=["towers.like"])
+    dense = of(FEATURES, ["ctr", "cvr"], alone={"dense": ["cvr"]})
+    with pytest.raises(ValueError, match=r"part 'trunk' .*order of dense: price, now "):
+        compare(of(FEATURES, ["ctr", "cvr"]), dense, FEATURES)
+
+
+def test_tables_in_another_order_change_the_vector():
+    swapped = dataclasses.replace(FEATURES, tables=FEATURES.tables[::-1])
+    with pytest.raises(ValueError, match=r"order of sparse: shop, brand, now brand, shop"):
+        compare(of(FEATURES, ["ctr"]), of(swapped, ["ctr"]), swapped)
+
+
+def test_the_kind_of_a_hashed_column_is_found_by_the_column():
+    features = Features([Table("t", 10)], [SparseFeature("t", out_of_range="hash", column="shop")])
+    before, after = (of(features, ["ctr"], types={"shop": kind}) for kind in ("integers", "strings"))
+    with pytest.raises(ValueError, match=r"Table 't': .* values of 't' other rows: type integers, now strings"):
+        compare(before, after, features)
+    compare(before, before, features)
+
+
+def in_order(names, max_length=3):
+    items = {name: [SparseFeature(f"past_{name}", "item")] for name in names}
+    sequences = [BehaviourSequence(name, items[name], max_length=max_length) for name in names]
+    return Features([Table("item", 10)], [SparseFeature("item")], sequences=sequences)
+
+
+def test_sequences_of_each_tower_are_compared_with_the_towers():
+    before = of(in_order("ab"), ["ctr"], task_sequences=["a", "b"])
+    after = of(in_order("ba"), ["ctr"], task_sequences=["b", "a"])
+    with pytest.raises(ValueError, match=r"part 'towers.ctr'.*sequences of each tower: a, b, now b, a"):
+        compare(before, after, in_order("ba"), new=["trunk"])
+    longer = of(in_order("ab", 5), ["ctr"], task_sequences=["a", "b"])
+    with pytest.raises(ValueError, match=r"part 'sequences.b' that reads other features: sequence 'b': the last 3"):
+        compare(before, longer, in_order("ab", 5), new=["trunk", "sequences.a"])
+    compare(before, longer, in_order("ab", 5), new=["sequences.a", "sequences.b"])
+    compare(before, longer, in_order("ab", 5), new=["trunk", "sequences"])
+
+
+def test_two_tables_swap_their_names():
+    swapped = dataclasses.replace(FEATURES, sparse=[SparseFeature("shop", "brand"), SparseFeature("brand", "shop")])
+    rename = {"tables.shop": "tables.brand", "tables.brand": "tables.shop"}
+    swapped = dataclasses.replace(swapped, tables=FEATURES.tables[::-1])
+    compare(of(FEATURES, ["ctr"]), of(swapped, ["ctr"]), swapped, rename=rename)
+    with pytest.raises(ValueError, match=r"Table 'brand': .*table 'shop', now ids as they are, table 'brand'"):
+        compare(of(FEATURES, ["ctr"]), of(swapped, ["ctr"]), swapped)
+
+
+def test_a_table_may_not_take_the_name_of_another(path):
+    with pytest.raises(
+        ValueError,
+        match=r"tables.brand becomes tables.shop, but the checkpoint .* has another of that name. Rename that one too, "
+        r"for instance tables.shop: tables.shop_before",
+    ):
+        origin(path, rename={"tables.brand": "tables.shop"})
+    found = origin(path, rename={"tables.brand": "tables.shop", "tables.shop": "tables.shop_before"})
+    assert found.start.renamed("tables") == {"brand": "shop", "shop": "shop_before"}
+
+
+def test_copies_follow_their_towers():
+    def job(towers, names=("shop",)):
+        features = with_own_tables(dataclasses.replace(FEATURES, own_tables=list(names)), towers)
+        return of(features, towers), features
+
+    before, _ = job(["ctr", "cvr"])
+    for towers, start in (
+        (["cvr", "ctr"], {}),
+        (["cvr"], {}),
+        (["like", "ctr", "cvr"], {"new": ["towers.like", "tables.shop:like"]}),
+    ):
+        compare(before, *job(towers), **start)
+    rename = StartFrom("x", rename={"towers.cvr": "towers.buy"}).with_renamed_copies(
+        ["shop", "shop:ctr", "shop:cvr"], ["ctr", "cvr"]
+    )
+    assert dict(rename.rename) == {"towers.cvr": "towers.buy", "tables.shop:cvr": "tables.shop:buy"}
+    compare(before, *job(["ctr", "buy"]), rename=rename.rename)
+    with pytest.raises(ValueError, match=r"copies of tower 'ctr': shop:ctr, now brand:ctr"):
+        compare(before, *job(["ctr", "cvr"], ["brand"]), new=["tables.brand:ctr", "tables.brand:cvr"])
+
+
+def test_copies_of_new_towers_are_new():
+    start = StartFrom("x", new=["towers.like"]).with_copies(["shop"], ["ctr", "like"])
+    assert start.new == ["towers.like", "tables.shop:like"]
+    assert start.with_copies(["shop"], ["ctr", "like"]) == start
 
 
 @pytest.mark.parametrize(

@@ -53,15 +53,17 @@ def write(root, towers, name, **arguments):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Splits, and finished runs of three tasks with different trunks, trained on two ranks."""
+    """Splits, and finished runs of three tasks with different trunks, PLE's on two ranks."""
     root = tmp_path_factory.mktemp("world")
     write_split(root / "train", impressions(200, seed=1))
     write_split(root / "validation", impressions(60, seed=2))
     write_split(root / "test", impressions(61, seed=3), files=1)
     jobs = [write(root, ["ctr", "cvr", "like"], f"old_{trunk}", trunk=trunk) for trunk in (*TRUNKS, "SharedBottom")]
-    run_on_ranks(train_all, 2, jobs)
+    run_on_ranks(train_all, 2, jobs[1:2])
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RANK", raising=False)
+        for path in (jobs[0], jobs[2]):
+            run(path)
         for trunk, path in zip((*TRUNKS, "SharedBottom"), jobs, strict=True):
             predictions(root, path, f"old_{trunk}")
     return root
@@ -92,8 +94,8 @@ def started(root, towers, name, start, **training):
     return write(root, towers, name, **arguments)
 
 
-def run(path):
-    return cli.run(["train", "--config", path])
+def run(path, *changes):
+    return cli.run(["train", "--config", path, *changes])
 
 
 CASES = {
@@ -105,7 +107,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("trunk", "case"), [("SharedBottom", "same"), *((t, c) for t in TRUNKS for c in CASES)])
+QUICK = {("PLE", "renamed_and_reordered"), ("MMoE", "added_first")}
+
+
+@pytest.mark.parametrize(
+    ("trunk", "case"),
+    [
+        ("SharedBottom", "same"),
+        *(pytest.param(t, c, marks=[] if (t, c) in QUICK else pytest.mark.slow) for t in TRUNKS for c in CASES),
+    ],
+)
 def test_kept_tasks_predict_what_the_checkpoint_predicts(root, trunk, case):
     towers, rename, new = CASES[case]
     before = pq.read_table(root / f"predictions_old_{trunk}").to_pandas().set_index("row_id").sort_index()
@@ -124,7 +135,7 @@ def test_kept_tasks_predict_what_the_checkpoint_predicts(root, trunk, case):
     if len(kept) > 1:
         assert not np.allclose(before[kept[0][0]], before[kept[1][0]]), "tasks must differ for this to mean anything"
     report = json.loads((root / name / "start.json").read_text())
-    assert report["checkpoint"].endswith("step_00000004")
+    assert report["checkpoint"] == str(checkpoint.find(root / f"old_{trunk}" / "checkpoints"))
     for each in towers:
         part = report["parts"][f"towers.{each}"]
         assert (part["loaded"] == 0) == (f"towers.{each}" in new)
@@ -148,7 +159,7 @@ def frozen_runs(path):
         cli.run(["train", "--config", path, "--resume", "--training.epochs=2"])
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_new_towers_train_on_a_frozen_shared_part_also_when_resumed(root, ranks):
     start = {"checkpoint": str(root / "old_MMoE" / "checkpoints"), "new": ["towers.share"]}
     name = f"frozen_{ranks}"
@@ -169,6 +180,11 @@ def test_new_towers_train_on_a_frozen_shared_part_also_when_resumed(root, ranks)
             ValueError, match=r"was trained with freeze \['tables', 'trunk', 'towers.cvr'\], but this run"
         ):
             cli.run(["train", "--config", path, "--resume", "--training.epochs=3", "--training.freeze", "[tables]"])
+        with pytest.raises(
+            ValueError,
+            match=r"was trained with start_from.new \['towers.share'\], but this run has \[\]: inside",
+        ):
+            run(path, "--resume", "--training.epochs=3", "--training.start_from.new=[]")
     report = json.loads((root / name / "start.json").read_text())
     assert report["frozen"] == ["tables", "trunk", "towers.cvr"]
     assert report["parts"]["trunk"]["new"] == 3 * (gates_width(new) + 1)
@@ -197,19 +213,19 @@ ERRORS = {
         ["ctr"],
         {"rename": {"towers.clik": "towers.ctr"}},
         {},
-        r"start_from.rename: the checkpoint .* has no tower 'clik'",
+        r"start_from.rename: the checkpoint .* has no towers 'clik'. Found \['ctr', 'cvr', 'like'\]",
     ),
     "taken name": (
         ["ctr"],
         {"rename": {"towers.cvr": "towers.ctr"}},
         {},
-        r"tower 'cvr' becomes 'ctr', but the checkpoint .* has another tower of that name",
+        r"towers.cvr becomes towers.ctr, but the checkpoint .* has another of that name. Rename that one too",
     ),
     "unknown table": (
         ["ctr"],
         {"rename": {"tables.shops": "tables.shop"}},
         {},
-        r"start_from.rename: the checkpoint .* has no tables \['shops'\]. Found \['brands', 'shop'\]",
+        r"start_from.rename: the checkpoint .* has no tables 'shops'. Found \['brands', 'shop'\]",
     ),
     "another trunk": (
         ["ctr"],
@@ -229,6 +245,18 @@ ERRORS = {
         {"freeze": ["towers.share"]},
         r"freeze: \['towers.share'\] start anew, and frozen they would stay at random",
     ),
+    "aside": (
+        ["buy"],
+        {"rename": {"towers.cvr": "towers.buy", "towers.like": "towers.liked"}},
+        {},
+        r"start_from.rename: there is no part 'towers.liked'. Found",
+    ),
+    "frozen on another label": (
+        ["ctr"],
+        {"rename": {"towers.ctr": "towers.cvr", "towers.cvr": "towers.ctr"}},
+        {"freeze": ["tables", "towers.ctr"]},
+        r"Task 'ctr' was trained on label \['purchase'\], but is on label \['click'\] now, and its tower is frozen",
+    ),
     "no checkpoint": (["ctr"], {"checkpoint": "nowhere"}, {}, "No checkpoint at 'nowhere'"),
 }
 
@@ -237,10 +265,12 @@ ERRORS = {
 def test_nothing_is_loaded_by_mistake(root, case):
     towers, start, changes, text = ERRORS[case]
     start = {"checkpoint": str(root / "old_MMoE" / "checkpoints")} | start
-    path = write(root, towers, f"error_{case.replace(' ', '_')}", start_from=start, **changes)
+    name = f"error_{case.replace(' ', '_')}"
+    path = write(root, towers, name, start_from=start, **changes)
     with pytest.raises(ValueError, match=text):
         run(path)
-    assert not (root / f"error_{case}" / "checkpoints").exists()
+    assert f"output: {root / name}\n" in (root / f"{name}.yaml").read_text()
+    assert not (root / name / "checkpoints").exists()
 
 
 def test_features_of_another_meaning_are_refused_and_others_may_come_and_go(root):
@@ -257,9 +287,9 @@ def test_features_of_another_meaning_are_refused_and_others_may_come_and_go(root
     with pytest.raises(ValueError, match=r"Table 'shop': .* knows none of the features that read it, \['shop_twin'\]"):
         job_of(root, other)
     other = content(root, ["ctr"], "meaning", start_from=start)
-    other["features"]["sparse"].reverse()
+    other["features"]["tables"].reverse()  # the vector holds pooled features table by table
     with pytest.raises(
-        ValueError, match=r"has a part 'trunk' that reads other features: order of sparse: shop, brands"
+        ValueError, match=r"has a part 'trunk' that reads other features: order of sparse: shop, brands, now brands, sh"
     ):
         run(write_job(root / "meaning.yaml", other))
     other["training"]["start_from"]["new"] = ["trunk"]
@@ -288,18 +318,79 @@ def test_pretrained_tables_and_frozen_ones_of_a_job(root):
     other = content(root, ["ctr"], "given", freeze=["tables.shop"])
     other["features"]["tables"][0]["pretrained"] = {"path": str(file)}
     path = write_job(root / "given.yaml", other)
-    run_on_ranks(train_all, 2, [path])
-    table = entries(root / "given" / "checkpoints")["embeddings.embedding_bags.shop.weight"]
-    assert torch.equal(table[1:], torch.from_numpy(vectors[1:]))
-    report = json.loads((root / "given" / "start.json").read_text())
-    assert report["pretrained"] == {"shop": {"rows": SHOPS - 1, "without_row": 0}}
+    with pytest.raises(
+        ValueError, match=r"freeze names table 'shop', but 1 of its rows have no pretrained vector and would be frozen "
+    ):
+        run(path)
+    run(path, "--training.freeze=[]", f"--output={root}/trained")
+    report = json.loads((root / "trained" / "start.json").read_text())
     assert "49 of 50 rows start with pretrained vectors; 1 rows have none" in report["notes"][0]
+    pq.write_table(pa.table({"value": np.arange(SHOPS), "vector": list(vectors)}), file)
+    run(path)
+    table = entries(root / "given" / "checkpoints")["embeddings.embedding_bags.shop.weight"]
+    assert torch.equal(table, torch.from_numpy(vectors))
+    report = json.loads((root / "given" / "start.json").read_text())
+    assert report["pretrained"] == {"shop": {"rows": SHOPS, "without_row": 0}}
     assert cli.run(["evaluate", "--config", path])["ctr"]["rows"] == 61
     with pytest.raises(ValueError, match=r"training.freeze names \['trunk'\], which would stay at random"):
         cli.run(["train", "--config", path, "--training.freeze", "[tables.shop, trunk]", f"--output={root}/x"])
     start = [f"--training.start_from.checkpoint={root}/old_MMoE/checkpoints", f"--output={root}/x"]
     with pytest.raises(ValueError, match=r"\['tables.shop'\] have pretrained vectors, and start_from would load them"):
-        cli.run(["train", "--config", path, *start])
+        run(path, *start)
+    pq.write_table(pa.table({"value": np.arange(2), "vector": list(vectors[:2])}), file)
+    run(path, *start, "--training.start_from.new=[tables.shop]")
+    report = json.loads((root / "x" / "start.json").read_text())
+    assert report["notes"][0] == "Table 'shop' is frozen: its 48 rows without a pretrained vector stay at random."
+
+
+@pytest.fixture(scope="module")
+def apart(root):
+    """A finished run of two tasks with tables of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RANK", raising=False)
+        run(own_tables(root, ["ctr", "cvr"], "apart"))
+    return root
+
+
+def own_tables(root, towers, name, **training):
+    made = content(root, towers, name, inside=False, **training)
+    made["network"]["trunk"] = {"class_path": "torchrec_mtl.trunks.STEM", "init_args": {"levels": [[8]]}}
+    made["features"]["own_tables"] = ["shop"]
+    return write_job(root / f"{name}.yaml", made)
+
+
+APART = {
+    "all_at_once": (["like", "buy_cvr"], {"towers.cvr": "towers.buy_cvr"}, ["towers.like"]),
+    "added": (["ctr", "cvr", "like"], {}, ["towers.like", "tables.shop:like"]),
+    "dropped": (["cvr"], {}, []),
+    "renamed": (["ctr", "buy_cvr"], {"towers.cvr": "towers.buy_cvr"}, []),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [case if case == "all_at_once" else pytest.param(case, marks=pytest.mark.slow) for case in APART]
+)
+def test_tables_of_towers_follow_them(apart, case):
+    towers, rename, new = APART[case]
+    start = {"checkpoint": str(apart / "apart" / "checkpoints"), "rename": rename, "new": new}
+    frozen = ["tables", "trunk", *(f"towers.{tower}" for tower in towers if f"towers.{tower}" not in new)]
+    name = f"apart_{case}"
+    training = {"freeze": frozen} if new else {"table_optimizer": {"lr": 1e-30}}
+    run(own_tables(apart, towers, name, start_from=start, **training))
+    old, after = entries(apart / "apart" / "checkpoints"), entries(apart / name / "checkpoints")
+    there = {to.removeprefix("towers."): was.removeprefix("towers.") for was, to in rename.items()}
+    report = json.loads((apart / name / "start.json").read_text())
+    table = "embeddings.embedding_bags.shop:{}.weight"
+    for tower in towers:
+        part = report["parts"][f"tables.shop:{tower}"]
+        if f"towers.{tower}" in new:
+            assert (part["loaded"], part["new"]) == (0, SHOPS * 8)
+            continue
+        was = there.get(tower, tower)
+        assert part == {"loaded": SHOPS * 8, "new": 0, "there": f"tables.shop:{was}"}
+        torch.testing.assert_close(after[table.format(tower)], old[table.format(was)], rtol=0, atol=1e-20)
+    came_or_went = any(note.startswith("Tasks came or went, and in STEM each task's") for note in report["notes"])
+    assert came_or_went == bool(new), "said of frozen trunks only"
 
 
 class Silent(SharedBottom):

@@ -2,10 +2,10 @@
 
 from torchrec_mtl.training.freezing import freeze
 from torchrec_mtl.training.optimizers import TableOptimizer
-from torchrec_mtl.training.origin import StartFrom
 from torchrec_mtl.training.pipeline import build_train_pipeline, check_pipelined
 from torchrec_mtl.training.pretrained import load_pretrained
 from torchrec_mtl.training.sharding import TableSharding
+from torchrec_mtl.training.start_from import StartFrom
 from torchrec_mtl.training.warm_start import warm_start
 
 __all__ = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.trunks.task_parts import Label, TaskPart, place_of
 
@@ -22,6 +24,7 @@ class NetworkNames:
         links: Links, in the order in which they are computed.
         sequences: Sequences with one attention block for all towers.
         task_sequences: Sequences with a block a tower.
+        layers: ``{part: its layers without parameters}`` of trunk and towers, in words: activations, dropout.
     """
 
     towers: Sequence[str]
@@ -29,22 +32,27 @@ class NetworkNames:
     links: Sequence[str] = field(default_factory=list)
     sequences: Sequence[str] = field(default_factory=list)
     task_sequences: Sequence[str] = field(default_factory=list)
+    layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @staticmethod
     def of(objective: MultiTaskObjective) -> NetworkNames:
         """The names of a model."""
         heads, trunk, sequences = objective.model.heads, type(objective.model.trunk), objective.model.sequences
+        parts = {f"towers.{name}": tower for name, tower in zip(heads.tower_names, heads.towers, strict=True)}
         return NetworkNames(
             towers=list(heads.tower_names),
             trunk=f"{trunk.__module__}.{trunk.__qualname__}",
             links=list(heads.names[len(heads.towers) :]),
             sequences=[] if sequences is None else list(sequences.attend.shared_names),
             task_sequences=[] if sequences is None else list(sequences.attend.per_task_names),
+            layers={part: _layers(each) for part, each in {"trunk": objective.model.trunk, **parts}.items()},
         )
 
     def renamed(self, towers: Mapping[str, str]) -> NetworkNames:
         """With other names of towers."""
-        return replace(self, towers=[towers.get(name, name) for name in self.towers])
+        parts = {f"towers.{before}": f"towers.{after}" for before, after in towers.items()}
+        layers = {parts.get(part, part): each for part, each in self.layers.items()}
+        return replace(self, towers=[towers.get(name, name) for name in self.towers], layers=layers)
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,11 @@ def _of_sequence(words: Sequence[str], names: NetworkNames) -> Address:
         return Address(".".join(["sequences", names.sequences[int(index)], *rest]))
     tower = names.towers[int(rest[0])]
     return Address(".".join(["sequences", names.task_sequences[int(index)], f"<{tower}>", *rest[1:]]), tower)
+
+
+def _layers(part: nn.Module) -> list[str]:
+    """Its layers without parameters, in words, each once."""
+    return sorted({repr(each) for each in part.modules() if not ([*each.children()] or each.state_dict())})
 
 
 def inside(name: str, parts: Collection[str]) -> bool:

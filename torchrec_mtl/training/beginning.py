@@ -56,13 +56,17 @@ def begin(session: Session, origin: Origin | None, reporter: Reporter) -> None:
     job, runtime = session.job, session.runtime
     started, notes = Started(), []
     if origin is not None:
-        check_meaning(origin, job.features, session.start, job.network.dense is not None)
-        started = warm_start(session.pipeline, origin.start)
+        assert session.serving.network is not None
+        assert job.training.start_from is not None
+        check_meaning(origin, job.features, session.start, session.serving.network, job.network.dense is not None)
+        started = warm_start(session.pipeline, job.training.start_from)
         notes += origin.changed_tasks(job.tasks, job.network.towers)
+        notes += origin.changed_layers(session.serving.network)
         notes += _refitted(session, origin)
     coverage = runtime.together(lambda: load_pretrained(session.pipeline, job.features))
     for name, found in coverage.items():
         rows = next(table.rows for table in job.features.tables if table.name == name)
+        notes += _frozen_at_random(job, name, rows - found.given)
         notes.append(
             f"Table '{name}': {found.given:,} of {rows:,} rows start with pretrained vectors; {rows - found.given:,} "
             f"rows have none and start as declared, and {found.unknown:,} vectors have no row."
@@ -73,6 +77,25 @@ def begin(session: Session, origin: Origin | None, reporter: Reporter) -> None:
     _say(started, job, coverage, reporter)
     if runtime.is_main:
         _write(job.output / FILE, started, job, coverage)
+
+
+def _frozen_at_random(job: Job, table: str, rows: int) -> list[str]:
+    """What is to be said of rows of a frozen table that have no vector.
+
+    Raises:
+        ValueError: If start_from.new does not allow them.
+    """
+    feature = next((each for each in job.features.ids if each.table_name == table), None)
+    unknown = feature is not None and feature.vocabulary is not None  # row 0, which no file names
+    part, start = f"tables.{table}", job.training.start_from
+    if rows <= unknown or not inside(part, job.training.freeze):
+        return []
+    if start is None or not inside(part, start.new):
+        raise ValueError(
+            f"training.freeze names table '{table}', but {rows:,} of its rows have no pretrained vector and would be "
+            f"frozen at random. Give them vectors in its file, or let the table train."
+        )
+    return [f"Table '{table}' is frozen: its {rows:,} rows without a pretrained vector stay at random."]
 
 
 def _refitted(session: Session, origin: Origin) -> list[str]:

@@ -44,6 +44,7 @@ class Position:
         features: What tables and features are (:func:`~torchrec_mtl.data.meaning.meanings`); ``None`` likewise.
         types: Types of hashed columns (:func:`~torchrec_mtl.data.meaning.hashed_types`); ``None`` where not known.
         frozen: Parts that do not train.
+        new: Parts that train inside of those, as they started anew; ``None`` in checkpoints that do not say.
     """
 
     step: int = 0
@@ -58,6 +59,7 @@ class Position:
     features: Mapping[str, str] | None = None
     types: Mapping[str, str] | None = None
     frozen: Sequence[str] = ()
+    new: Sequence[str] | None = None
 
 
 def save(
@@ -235,6 +237,12 @@ def _check_fits(path: Path, position: Position, now: Position) -> None:
             f"The checkpoint '{path}' was trained with freeze {list(position.frozen)}, but this run has "
             f"{list(now.frozen)}, so the optimizers have other parameters. Resume with the same, or begin another run "
             f"with training.start_from."
+        )
+    if position.new is not None and now.new is not None and sorted(position.new) != sorted(now.new):
+        raise ValueError(
+            f"The checkpoint '{path}' was trained with start_from.new {list(position.new)}, but this run has "
+            f"{list(now.new)}: inside of what is frozen these parts train, so others would train now. Resume with the "
+            f"same, or begin another run with training.start_from."
         )
     for table, before in position.sharding.items():
         after = now.sharding.get(table, before)

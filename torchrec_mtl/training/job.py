@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,10 +30,10 @@ from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.sequences import SequenceAttention, SequenceWidths
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer
-from torchrec_mtl.training.origin import StartFrom
 from torchrec_mtl.training.schedule import Schedule
 from torchrec_mtl.training.sequences import sequence_encoder
 from torchrec_mtl.training.sharding import TableSharding
+from torchrec_mtl.training.start_from import StartFrom
 from torchrec_mtl.trunks.trunk import Trunk
 from torchrec_mtl.vector import dense_columns, feature_vector
 
@@ -184,7 +184,10 @@ class Job:
             )
         if self.training.seed < 0:
             raise ValueError(f"training.seed must be at least 0, but found {self.training.seed}.")
-        self.features = with_own_tables(self.features, list(self.network.towers))
+        towers, start = list(self.network.towers), self.training.start_from
+        self.features = with_own_tables(self.features, towers)
+        if start is not None:
+            self.training = replace(self.training, start_from=start.with_copies(self.features.own_tables, towers))
 
     @property
     def sharding(self) -> dict[str, TableSharding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -48,6 +49,14 @@ class Piece:
         if self.source is None:
             return 0
         return prod(len(self.rows[i][0]) if i in self.rows else size for i, size in enumerate(self.shape))
+
+    @property
+    def crosses(self) -> bool:
+        """Whether what tasks take from each other has come or gone: a dimension past the first, of other tasks."""
+        return self.source is not None and any(
+            dimension and (len(here) < self.shape[dimension] or len(there) < self.source_shape[dimension])
+            for dimension, (here, there) in self.rows.items()
+        )
 
     def copy(self, there: Tensor, here: Tensor) -> None:
         """Copies what is taken of the source."""
@@ -106,6 +115,9 @@ def match(here: Addresses, there: Addresses, new: Collection[str], new_towers: C
         ValueError: If an entry that is not new is missing in the checkpoint or has another shape there.
     """
     known = {address.name: (entry, address, shape) for entry, (address, shape) in there.items()}
+    if len(known) < len(there):
+        twice = sorted(name for name, count in Counter(each.name for each, _ in there.values()).items() if count > 1)
+        raise ValueError(f"holds {_some(twice)} more than once, by the names of this job")
     pieces, missing, other = [], [], []
     for entry, (address, shape) in here.items():
         anew = inside(address.name, [*new, BALANCER]) or address.owner in new_towers
@@ -131,6 +143,10 @@ def match(here: Addresses, there: Addresses, new: Collection[str], new_towers: C
         raise ValueError(f"does not hold {_some(missing)}, which would start at random")
     if other:
         raise ValueError(f"holds other shapes: {_some(other)}")
+    if more := _more_of_trunk(here, there, new, new_towers):
+        raise ValueError(
+            f"holds more of the trunk than this job has: {_some(more)}. Build the trunk as there, or name trunk as new"
+        )
     return Match(pieces, _left(pieces, there))
 
 
@@ -151,6 +167,16 @@ def _more_shared(here: Address, there: Address) -> bool:
         if any(label not in labels for label in there.rows[dimension] if label[0] is None or label[0] in tasks):
             return True
     return False
+
+
+def _more_of_trunk(here: Addresses, there: Addresses, new: Collection[str], new_towers: Collection[str]) -> list[str]:
+    """Entries of the checkpoint's trunk that are shared or of a kept tower, and have no place in a trunk that loads."""
+    found = [address for address, _ in here.values()]
+    names, towers = {address.name for address in found}, {address.owner for address in found}
+    towers |= {task for address in found for labels in address.rows.values() for task, _ in labels}
+    kept = {None, *towers} - set(new_towers)
+    more = [address for address, _ in there.values() if address.part == "trunk" and address.name not in names]
+    return [address.name for address in more if address.owner in kept and not inside(address.name, new)]
 
 
 def _left(pieces: Sequence[Piece], there: Addresses) -> dict[str, int]:

@@ -3,63 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from torchrec_mtl.data.own_tables import copy_of
 from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.addresses import NetworkNames, inside
 from torchrec_mtl.training.checkpoint import Position, find, read_position
 from torchrec_mtl.training.freezing import new_towers
-from torchrec_mtl.training.serving_state import ServingState, meaning_of
-
-_RENAMED = ("towers.", "tables.")
-
-
-@dataclass(frozen=True)
-class StartFrom:
-    """A checkpoint of another run, perhaps of other tasks, whose numbers a job starts with.
-
-    Every parameter comes from the checkpoint, unless it belongs to a part that is named as new. Parts are ``tables``,
-    ``tables.<table>``, ``dense``, ``sequences``, ``sequences.<sequence>``, ``trunk``, ``towers``, ``towers.<tower>``,
-    ``links``, ``links.<link>``, or a part of these such as ``trunk.levels.1``. What the trunk holds for a tower alone
-    goes with the tower. Optimizers, the balancer and calibration begin anew.
-
-    Args:
-        checkpoint: The checkpoint, or a directory of them (the newest is taken); made on any number of ranks.
-        rename: ``{part there: part here}`` of towers and tables that are called otherwise in this job.
-        new: Parts that start at random, for instance the towers of tasks that the checkpoint does not know.
-
-    Raises:
-        ValueError: If a name is not that of a tower or a table, or two get the same.
-
-    Example::
-
-        StartFrom("runs/clicks/checkpoints", rename={"towers.ctr": "towers.click"}, new=["towers.like"])
-    """
-
-    checkpoint: str | Path
-    rename: Mapping[str, str] = field(default_factory=dict)
-    new: Sequence[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for before, after in self.rename.items():
-            if not any(name.startswith(kind) for kind in _RENAMED for name in [before] if after.startswith(kind)):
-                raise ValueError(
-                    f"start_from.rename: towers and tables can be renamed, as in towers.ctr: towers.click, but found "
-                    f"{before}: {after}."
-                )
-        if twice := sorted({name for name in self.rename.values() if [*self.rename.values()].count(name) > 1}):
-            raise ValueError(f"start_from.rename: {twice} each have several sources in the checkpoint. Name one.")
-
-    def renamed(self, kind: str) -> dict[str, str]:
-        """``{name there: name here}`` of ``towers`` or ``tables``, without their part."""
-        start = f"{kind}."
-        return {
-            before.removeprefix(start): after.removeprefix(start)
-            for before, after in self.rename.items()
-            if before.startswith(start)
-        }
+from torchrec_mtl.training.serving_state import ServingState, label_of, meaning_of
+from torchrec_mtl.training.start_from import StartFrom
 
 
 @dataclass(frozen=True)
@@ -94,25 +48,22 @@ class Origin:
                 f"The checkpoint '{path}' does not name its towers: an older torchrec_mtl wrote it. Go on with its run "
                 f"by train --resume with more epochs: the next checkpoint names them."
             )
-        for name, after in towers.items():
-            if name not in serving.network.towers:
-                hint = did_you_mean(name, serving.network.towers)
-                raise ValueError(
-                    f"start_from.rename: the checkpoint '{path}' has no tower '{name}'. "
-                    f"Found {list(serving.network.towers)}{hint}"
-                )
-            if after in serving.network.towers and after not in towers:
-                raise ValueError(
-                    f"start_from.rename: tower '{name}' becomes '{after}', but the checkpoint '{path}' has another "
-                    f"tower of that name. Rename that one too, for instance towers.{after}: towers.{after}_before."
-                )
         position = read_position(path)
-        if unknown := sorted(set(start.renamed("tables")) - set(position.sharding)):
-            raise ValueError(
-                f"start_from.rename: the checkpoint '{path}' has no tables {unknown}. Found "
-                f"{sorted(position.sharding)}."
-            )
+        known = {"towers": list(serving.network.towers), "tables": sorted(position.sharding)}
+        for kind, names in known.items():
+            _check_renamed(kind, start.renamed(kind), names, path)
+        start = start.with_renamed_copies(known["tables"], known["towers"])
         return Origin(start, path, position, serving, serving.network.renamed(towers))
+
+    def copied_features(self) -> dict[str, str]:
+        """``{name there: name here}`` of the features that renamed towers have copies of."""
+        names = (self.position.features or {}).get("order of sparse", "").split(", ")
+        return {
+            copy_of(name, before): copy_of(name, after)
+            for before, after in self.start.renamed("towers").items()
+            for name in names
+            if copy_of(name, before) in names
+        }
 
     def kept(self, towers: Collection[str]) -> list[str]:
         """Those of a job's towers that start with what they were there.
@@ -149,6 +100,12 @@ class Origin:
         names = {after: before for before, after in self.start.renamed("towers").items()}
         name = names.get(task.name, task.name)
         before, after = self.serving.tasks.get(name), meaning_of(task)
+        label = self.serving.labels.get(name, label_of(task))
+        if frozen and label != label_of(task):
+            raise ValueError(
+                f"Task '{task.name}' was trained on {label}, but is on {label_of(task)} now, and its tower is frozen: "
+                f"it would never learn the new label. Declare the label as it was, or let the tower train."
+            )
         if before == after:
             values = self.serving.statistics.get(name)
             return task.with_statistics(values) if values else task
@@ -160,6 +117,20 @@ class Origin:
             )
         return task
 
+    def changed_layers(self, network: NetworkNames) -> list[str]:
+        """What is to be said of loaded parts whose layers have no other shapes, but other activations or dropout.
+
+        Args:
+            network: This job's.
+        """
+        parts = ["trunk"] if self.loads("trunk") else []
+        found = []
+        for part in [*parts, *(f"towers.{name}" for name in self.kept(network.towers))]:
+            before, after = self.before.layers.get(part), network.layers.get(part)
+            if before is not None and after is not None and list(before) != list(after):
+                found.append(f"Part '{part}' was trained with {list(before)}, and has {list(after)} now.")
+        return found
+
     def changed_tasks(self, tasks: Sequence[Task], towers: Collection[str]) -> list[str]:
         """What is to be said of tasks whose kept tower was trained as that of another kind."""
         names = {after: before for before, after in self.start.renamed("towers").items()}
@@ -169,4 +140,21 @@ class Origin:
             before = self.serving.tasks.get(names.get(task.name, task.name))
             if task.name in kept and before not in (None, meaning_of(task)):
                 found.append(f"Task '{task.name}' was trained as {before}, and is {meaning_of(task)} now.")
+            label = self.serving.labels.get(names.get(task.name, task.name))
+            if task.name in kept and label not in (None, label_of(task)):
+                found.append(f"Task '{task.name}' was trained on {label}, and is on {label_of(task)} now.")
         return found
+
+
+def _check_renamed(kind: str, renamed: Mapping[str, str], known: Sequence[str], path: Path) -> None:
+    for before, after in renamed.items():
+        if before not in known:
+            raise ValueError(
+                f"start_from.rename: the checkpoint '{path}' has no {kind} '{before}'. Found {list(known)}"
+                f"{did_you_mean(before, known)}"
+            )
+        if after in known and after not in renamed:
+            raise ValueError(
+                f"start_from.rename: {kind}.{before} becomes {kind}.{after}, but the checkpoint '{path}' has another "
+                f"of that name. Rename that one too, for instance {kind}.{after}: {kind}.{after}_before."
+            )

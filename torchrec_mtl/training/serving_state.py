@@ -23,6 +23,7 @@ class ServingState:
         statistics: ``{task: what its fit found}``, in every checkpoint.
         calibrators: ``{tower: calibrator}``, in the last checkpoint of a finished training.
         tasks: ``{task: what its outputs mean}``, as declared: see :func:`meaning_of`; in every checkpoint.
+        labels: ``{task: what it was trained on}``: see :func:`label_of`; empty in older checkpoints.
         network: Names of what the model's state counts by index; ``None`` in older checkpoints.
     """
 
@@ -30,6 +31,7 @@ class ServingState:
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
     network: NetworkNames | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def read(checkpoint: Path) -> ServingState:
@@ -44,19 +46,21 @@ class ServingState:
         try:
             found = json.loads(file.read_text())
             statistics, tasks = dict(found.get("statistics", {})), dict(found.get("tasks", {}))
+            labels = dict(found.get("labels", {}))
             network = NetworkNames(**found["network"]) if found.get("network") else None
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"Cannot read the checkpoint at '{checkpoint}': {SERVING} is damaged ({error})."
             ) from error
-        return ServingState(statistics, load_calibrators(file), tasks, network)
+        return ServingState(statistics, load_calibrators(file), tasks, network, labels)
 
     def write(self, checkpoint: Path) -> None:
         """Writes the state, whole or not at all."""
         calibrators = {name: described(each) for name, each in self.calibrators.items()}
         statistics = {name: dict(values) for name, values in self.statistics.items()}
         network = None if self.network is None else asdict(self.network)
-        content = {"network": network, "tasks": dict(self.tasks), "statistics": statistics, KEY: calibrators}
+        says = {"network": network, "tasks": dict(self.tasks), "labels": dict(self.labels)}
+        content = {**says, "statistics": statistics, KEY: calibrators}
         write_whole(checkpoint / SERVING, content)
 
     def restored(self, tasks: Sequence[Task]) -> list[Task]:
@@ -105,6 +109,12 @@ def meaning_of(task: Task) -> str:
     free = {"name", "label", "label_space", "weight", "sample_weight"}
     arguments = ", ".join(f"{each.name}={getattr(task, each.name)!r}" for each in fields(task) if each.name not in free)
     return f"{type(task).__name__}({arguments})"
+
+
+def label_of(task: Task) -> str:
+    """The label of a task, and the rows that it is trained on."""
+    space = [task.label_space] if isinstance(task.label_space, str) else list(task.label_space or [])
+    return f"label {list(task.columns)}{f' where {space} are 1' if space else ''}"
 
 
 def _kinds(calibrators: Mapping[str, Calibrator]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from torchrec_mtl.training.fitting import check_fitted
 from torchrec_mtl.training.freezing import freeze
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.pipeline import build_train_pipeline
-from torchrec_mtl.training.serving_state import ServingState
+from torchrec_mtl.training.serving_state import ServingState, label_of
 from torchrec_mtl.training.sharding import sharding_of
 
 
@@ -126,14 +126,16 @@ def open_session(
         features=meanings(job.features) | {f"'{name}' alone": f"{towers}" for name, towers in job.network.only.items()},
         types=None if rows is None else hashed_types(rows),
         frozen=list(training.freeze),
+        new=anew(job) if training.freeze else [],
     )
     statistics = {task.name: task.statistics for task in job.tasks if task.statistics}
+    labels = {task.name: label_of(task) for task in job.tasks}
     return Session(
         job,
         runtime,
         pipeline,
         start,
-        ServingState(statistics, tasks=declared or {}, network=NetworkNames.of(objective)),
+        ServingState(statistics, tasks=declared or {}, network=NetworkNames.of(objective), labels=labels),
     )
 
 

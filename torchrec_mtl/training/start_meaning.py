@@ -2,75 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.meaning import differences, meanings, rows_of
+from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.origin import Origin
+from torchrec_mtl.training.readings import Readings, renamed
 
 
-def check_meaning(origin: Origin, features: Features, now: Position, encoder: bool = True) -> None:
+def check_meaning(
+    origin: Origin, features: Features, now: Position, network: NetworkNames, encoder: bool = True
+) -> None:
     """Compares the features that loaded parts read; others may come and go.
 
     Args:
         origin: The checkpoint.
         features: This job's.
-        now: What this run is: its vocabularies and the types of hashed columns.
+        now: What this run is: its vocabularies, the types of hashed columns, and which features towers read alone.
+        network: Names of this job's towers and sequences.
         encoder: Whether the model encodes dense features.
 
     Raises:
-        ValueError: If rows of a loaded table, or what a loaded trunk, encoder or attention block reads, mean something
-            else.
+        ValueError: If rows of a loaded table, or what a loaded trunk, tower, encoder or attention block reads, mean
+            something else.
     """
-    before = origin.position.features
-    if before is None:
+    if origin.position.features is None:
         return
+    copies = origin.copied_features()
+    words = renamed(origin.position.features, origin.start.renamed("tables"), copies, origin.start.renamed("towers"))
     for table in features.tables:
         if origin.loads(f"tables.{table.name}"):
-            _check_table(origin, features, table.name, now)
-    after = meanings(features)
-    names = {after: before for before, after in origin.start.renamed("tables").items()}
-    for part, kinds in (
-        ("trunk", ("order of ", "table ", "dense feature ", "sequence ", "sparse feature ")),
-        ("dense", ("order of dense", "dense feature ")),
-        ("sequences", ("sequence ",)),
-    ):
-        if not origin.loads(part) or (part == "dense" and not encoder):
-            continue
-        anew = [f"table '{each.name}'" for each in features.tables if not origin.loads(f"tables.{each.name}")]
-        here = {_renamed(what, names): _renamed(text, names) for what, text in after.items() if what.startswith(kinds)}
-        there = {what: text for what, text in before.items() if what.startswith(kinds)}
-        for what in list(here):  # what stands for what in a table that starts anew is free
-            if any(what == table or here[what].endswith(table) for table in anew):
-                there[what] = here[what]
-        if part == "sequences":
-            there = {what: text for what, text in there.items() if what in here}
-        if changed := differences(there, here):
-            raise ValueError(
-                f"The checkpoint '{origin.path}' has a part '{part}' that reads other features: {changed}. Declare the "
-                f"features as there, or name {part} in start_from.new."
+            _check_table(origin, features, table.name, now, words, copies)
+    there = Readings(words, origin.before.towers, origin.before.task_sequences)
+    alone = {what: text for what, text in (now.features or {}).items() if what.endswith("' alone")}
+    here = Readings(meanings(features) | alone, network.towers, network.task_sequences)
+    kept = origin.kept(network.towers)
+    anew = [f"table '{table.name}'" for table in features.tables if not origin.loads(f"tables.{table.name}")]
+    anew += [f"sequence '{each.name}'" for each in features.sequences if not origin.loads(f"sequences.{each.name}")]
+    if origin.loads("trunk"):
+        _compare(origin, "trunk", there.of_trunk(kept), here.of_trunk(kept), anew)
+    for tower in kept:
+        _compare(origin, f"towers.{tower}", there.of_tower(tower), here.of_tower(tower), anew)
+    if origin.loads("dense") and encoder:
+        _compare(origin, "dense", there.of_dense(), here.of_dense(), [])
+    for name, text in here.of_sequences().items():
+        if origin.loads(part := f"sequences.{name}"):
+            before = there.of_sequences().get(name)
+            _compare(
+                origin, part, {} if before is None else {f"sequence '{name}'": before}, {f"sequence '{name}'": text}
             )
 
 
-def _check_table(origin: Origin, features: Features, table: str, now: Position) -> None:
+def _compare(
+    origin: Origin, part: str, there: Mapping[str, str], here: Mapping[str, str], anew: Sequence[str] = ()
+) -> None:
+    """Refuses a loaded part that reads something else, but for what stands in tables that start anew."""
+    free = {
+        what
+        for what, text in here.items()
+        if what in anew or (what.startswith("sparse feature ") and any(f"{each}" in text for each in anew))
+    }
+    before, after = ({what: text for what, text in each.items() if what not in free} for each in (there, here))
+    if changed := differences(before, after):
+        raise ValueError(
+            f"The checkpoint '{origin.path}' has a part '{part}' that reads other features: {changed}. Declare the "
+            f"features as there, or name {part} in start_from.new."
+        )
+
+
+def _check_table(
+    origin: Origin, features: Features, table: str, now: Position, words: Mapping[str, str], copies: Mapping[str, str]
+) -> None:
     """A row of a loaded table must stand for the same value, by at least one feature that both know."""
-    names = {after: before for before, after in origin.start.renamed("tables").items()}
     readers = [each for each in features.ids if each.table_name == table]
+    before_names = {after: before for before, after in copies.items()}
     known = 0
     for feature in readers:
-        after = _renamed(rows_of(feature), names)
-        before = _way(origin.position.features or {}, feature.name)
+        after, before = rows_of(feature), _way(words, feature.name)
         if before is None:
             continue
         known += 1
         changed = [] if before == after else [f"{before}, now {after}"]
-        for what, there, here in (
-            ("vocabulary", origin.position.vocabularies, now.vocabularies),
-            ("type", origin.position.types, now.types),
+        name, column = before_names.get(feature.name, feature.name), feature.column_name
+        for what, there, its, here, ours in (
+            ("vocabulary", origin.position.vocabularies, name, now.vocabularies, feature.name),
+            ("type", origin.position.types, column, now.types, column),
         ):
-            if there is not None and here is not None and there.get(feature.name) != here.get(feature.name):
-                changed.append(f"{what} {there.get(feature.name, 'none')}, now {here.get(feature.name, 'none')}")
+            if there is not None and here is not None and there.get(its) != here.get(ours):
+                changed.append(f"{what} {there.get(its, 'none')}, now {here.get(ours, 'none')}")
         if changed:
             raise ValueError(
                 f"Table '{table}': the checkpoint '{origin.path}' gives values of '{feature.name}' other rows: "
@@ -94,10 +115,3 @@ def _way(before: Mapping[str, str], feature: str) -> str | None:
         return None
     quoted = text.split(start, 1)[1]
     return quoted[1:].split(f"{quoted[0]})", 1)[0]
-
-
-def _renamed(text: str, names: Mapping[str, str]) -> str:
-    """With the checkpoint's names of tables."""
-    for after, before in names.items():
-        text = text.replace(f"table '{after}'", f"table '{before}'")
-    return text

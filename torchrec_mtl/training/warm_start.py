@@ -15,7 +15,8 @@ from torchrec_mtl.training.addresses import Address, NetworkNames
 from torchrec_mtl.training.checkpoint import objective_of, read_shapes, read_state
 from torchrec_mtl.training.freezing import check_parts, new_towers
 from torchrec_mtl.training.matching import Addresses, Match, addresses, match
-from torchrec_mtl.training.origin import Origin, StartFrom
+from torchrec_mtl.training.origin import Origin
+from torchrec_mtl.training.start_from import StartFrom
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
     """
     origin = Origin.read(start)
     objective = objective_of(pipeline)
-    found = _match(origin, objective, _shapes(pipeline))
+    found = _match(start, origin, objective, _shapes(pipeline))
     model = pipeline._model
     state = model.state_dict()
     request: dict[str, Any] = {}
@@ -74,7 +75,19 @@ def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
         if piece.source is not None and piece.loaded and not piece.is_whole:
             piece.copy(request[f"model.{piece.source}"], state[piece.entry])
     model.load_state_dict(state)
-    return Started(str(origin.path), _parts(found, origin), found.left)
+    return Started(str(origin.path), _parts(found, origin), found.left, _moved(found, objective))
+
+
+def _moved(found: Match, objective: MultiTaskObjective) -> list[str]:
+    """What is to be said of a trunk whose tasks read each other, when some came or went, but others shall stay."""
+    trunk = objective.model.trunk
+    trains = all(parameter.requires_grad for parameter in trunk.parameters())
+    if trains or not any(each.crosses for each in found.pieces):
+        return []
+    return [
+        f"Tasks came or went, and in {type(trunk).__name__} each task's vector depends on all tasks: outputs of frozen "
+        f"towers are not what they were in the checkpoint."
+    ]
 
 
 def _shapes(pipeline: TrainPipelineSparseDist) -> dict[str, tuple[int, ...]]:
@@ -82,7 +95,9 @@ def _shapes(pipeline: TrainPipelineSparseDist) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.size()) for name, each in state.items() if hasattr(each, "size")}
 
 
-def _match(origin: Origin, objective: MultiTaskObjective, shapes: Mapping[str, Sequence[int]]) -> Match:
+def _match(
+    start: StartFrom, origin: Origin, objective: MultiTaskObjective, shapes: Mapping[str, Sequence[int]]
+) -> Match:
     new, names, trunk = origin.start.new, NetworkNames.of(objective), objective.model.trunk
     kept = origin.kept(names.towers)
     parts, before = trunk.task_parts(), origin.before
@@ -90,7 +105,7 @@ def _match(origin: Origin, objective: MultiTaskObjective, shapes: Mapping[str, S
         _check_trunk(origin, names, says=parts is not None)
         trunk.check_start(before.towers, names.towers)
     here = addresses(shapes, names, parts)
-    _check_names(origin.start, names, here)
+    _check_names(start, names, here)
     tables = {f"tables.{name}": f"tables.{after}" for name, after in origin.start.renamed("tables").items()}
     shapes = read_shapes(origin.path)
     try:
@@ -123,7 +138,8 @@ def _check_names(start: StartFrom, names: NetworkNames, here: Addresses) -> None
     found += [Address(f"towers.{name}") for name in names.towers]
     tables = {address.part.removeprefix("tables.") for address in found if address.part.startswith("tables.")}
     check_parts(start.new, found, sorted(tables), "start_from.new")
-    check_parts(start.rename.values(), found, sorted(tables), "start_from.rename")
+    aside = [after for before, after in start.rename.items() if before in start.rename.values()]  # makes room there
+    check_parts([n for n in start.rename.values() if n not in aside], found, sorted(tables), "start_from.rename")
 
 
 def _held(origin: Origin) -> str:

@@ -15,7 +15,7 @@ from torchrec_mtl.trunks.separate import Separate
 from torchrec_mtl.trunks.sequential import SequentialTrunk
 from torchrec_mtl.trunks.shared_bottom import SharedBottom
 from torchrec_mtl.trunks.stem import STEM
-from torchrec_mtl.trunks.task_parts import Listed, Rows, TaskPart, experts_of
+from torchrec_mtl.trunks.task_parts import Listed, Rows, Since, TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "LayerOptions",
     "mlp",
     "SharedBottom",
+    "Since",
     "Separate",
     "OMoE",
     "MMoE",

@@ -13,7 +13,7 @@ from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.fusion import Fusion
 from torchrec_mtl.trunks.levels import check_layers
 from torchrec_mtl.trunks.sequential import SequentialTrunk
-from torchrec_mtl.trunks.task_parts import Listed, TaskPart, experts_of
+from torchrec_mtl.trunks.task_parts import Listed, Since, TaskPart, experts_of
 
 
 class AITM(SequentialTrunk):
@@ -72,7 +72,7 @@ class AITM(SequentialTrunk):
 
     def task_parts(self) -> dict[str, TaskPart]:
         """Which parameters are whose."""
-        return experts_of("own") | {"transfers": Listed(first=1)}
+        return experts_of("own") | {"transfers": Listed(first=1), "fusion": Since(1)}
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, D]`` to ``[B, T, H]``."""

@@ -95,6 +95,23 @@ class Listed(TaskPart):
         return Place(".".join([f"<{tasks[task]}{which}>", *rest[1:]]), tasks[task], {})
 
 
+@dataclass(frozen=True)
+class Since(TaskPart):
+    """The part is there from some task on, and belongs to it whole: with a trunk of fewer tasks it goes.
+
+    Args:
+        task: Place of the task.
+    """
+
+    task: int = 1
+
+    def place(self, rest: Sequence[str], shape: Sequence[int], tasks: Sequence[str]) -> Place:
+        """Gives the entry to the task."""
+        if self.task >= len(tasks):
+            raise ValueError(f"'{'.'.join(rest)}' needs {self.task + 1} tasks, but found {list(tasks)}")
+        return Place(".".join(rest), tasks[self.task], {})
+
+
 def experts_of(part: str, per_task: int = 1) -> dict[str, TaskPart]:
     """The parts of a module :class:`~torchrec_mtl.experts.Experts` whose experts stand task by task."""
     return {f"{part}.layers": Rows({0: per_task}), f"{part}.after.*": Listed(per_task)}

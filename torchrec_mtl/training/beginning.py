@@ -107,9 +107,21 @@ def _refitted(session: Session, origin: Origin) -> list[str]:
         if task.name in kept and dict(task.statistics) in [dict(each) for each in origin.serving.statistics.values()]:
             where = "the checkpoint, as its tower was trained with them"
         found.append(f"Task '{task.name}' has its statistics from {where}.")
-    if origin.serving.calibrators:
-        found.append(f"Calibration of {sorted(origin.serving.calibrators)} is left behind: it is fitted at the end.")
-    return found
+    return [*found, *_uncalibrated(session.job, origin)]
+
+
+def _uncalibrated(job: Job, origin: Origin) -> list[str]:
+    """What is to be said of the checkpoint's calibration, which is not taken over."""
+    there, renamed = sorted(origin.serving.calibrators), origin.start.renamed("towers")
+    if not there:
+        return []
+    here = sorted({renamed.get(name, name) for name in there} & {task.name for task in job.tasks})
+    again = [name for name in here if name in job.calibration]
+    lost = [name for name in here if name not in job.calibration]
+    text = f"The checkpoint's calibration of {there} is left behind."
+    text += f" {again} are calibrated anew at the end." if again else ""
+    text += f" This job declares none for {lost}: what they predict is not calibrated." if lost else ""
+    return [text]
 
 
 def _say(started: Started, job: Job, coverage: Mapping[str, Coverage], reporter: Reporter) -> None:

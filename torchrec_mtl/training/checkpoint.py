@@ -106,14 +106,14 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def find(path: Path) -> Path:
-    """The checkpoint at a path: itself, or the newest below it.
+    """The checkpoint at a path: itself, or the newest below it, or below the output directory of a run.
 
     Raises:
         ValueError: If there is none.
     """
     if (path / META).is_file():
         return path
-    if found := checkpoints(path):
+    if found := checkpoints(path) or checkpoints(path / "checkpoints"):
         return found[-1]
     raise ValueError(
         f"No checkpoint at '{path}': expected a directory step_* that holds {META}, or a directory of such. "

@@ -79,7 +79,9 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
     if existing:
         loaded = checkpoint.resume(existing[-1], session.pipeline, now, runtime)
         position = replace(now, step=loaded.step, epoch=loaded.epoch, batch=loaded.batch)
-        reporter.say(f"Resuming from {existing[-1].name}: epoch {position.epoch + 1}, batch {position.batch}.")
+        left = f"epoch {position.epoch + 1}, batch {position.batch}"
+        left = left if position.epoch < job.training.epochs else "all epochs are trained"
+        reporter.say(f"Resuming from {existing[-1].name}: {left}.")
         _resume_calibration(session, serving, position, reporter)
     else:
         begin(session, origin, reporter)

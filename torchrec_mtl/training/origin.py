@@ -74,10 +74,11 @@ class Origin:
         fresh = new_towers(towers, self.start.new)
         for name in towers:
             if name not in fresh and name not in self.before.towers:
+                assert self.serving.network is not None
                 raise ValueError(
                     f"Tower '{name}' is not in the checkpoint '{self.path}', whose towers are "
-                    f"{list(self.before.towers)}, so it would start at random. If it is to, name towers.{name} in "
-                    f"start_from.new; if it was called otherwise there, in start_from.rename."
+                    f"{list(self.serving.network.towers)}, so it would start at random. If it is to, name "
+                    f"towers.{name} in start_from.new; if it was called otherwise there, in start_from.rename."
                 )
         return [name for name in towers if name not in fresh]
 

@@ -4,18 +4,20 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_mtl.data.ahead import ahead, in_order
 
 
 @given(st.lists(st.integers(), max_size=20), st.integers(0, 5))
+@settings(deadline=None)  # threads start when the machine lets them
 def test_the_same_items_come_in_the_same_order(items, depth):
     assert list(ahead(iter(items), depth)) == items
 
 
 @given(st.integers(0, 20), st.integers(0, 5))
+@settings(deadline=None)
 def test_results_come_in_order(count, workers):
     assert list(in_order(lambda n: n * n, range(count), workers)) == [n * n for n in range(count)]
 

@@ -17,8 +17,8 @@ from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.managed import ManagedEmbeddings, check_device, embedding_bags
 from torchrec_mtl.tasks import BinaryTask
 from torchrec_mtl.training import TableSharding, build_train_pipeline, checkpoint, pipeline
-from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import distributed
+from torchrec_mtl.training.position import Position
 from torchrec_mtl.training.sharding import plan_sharding, sharding_of
 from torchrec_mtl.trunks import SharedBottom
 

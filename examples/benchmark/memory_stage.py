@@ -12,8 +12,9 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from examples.benchmark.ours import as_batch, make_features, make_objective
 from examples.benchmark.workload import Workload, make_batches
 from torchrec_mtl.training import TableOptimizer, build_train_pipeline
-from torchrec_mtl.training.checkpoint import Position, load_model, save
+from torchrec_mtl.training.checkpoint import load_model, save
 from torchrec_mtl.training.distributed import Runtime, distributed
+from torchrec_mtl.training.position import Position
 
 ROW = 64  # dimension of the table
 

@@ -6,7 +6,8 @@ import pytest
 
 from torchrec_mtl.tasks import BinaryTask
 from torchrec_mtl.training.beginning import _uncalibrated
-from torchrec_mtl.training.checkpoint import META, find
+from torchrec_mtl.training.checkpoint import find
+from torchrec_mtl.training.position import META
 from torchrec_mtl.training.start_from import StartFrom
 
 

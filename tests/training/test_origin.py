@@ -12,8 +12,8 @@ from torchrec_mtl.data.own_tables import with_own_tables
 from torchrec_mtl.data.sequence import BehaviourSequence
 from torchrec_mtl.tasks import BinaryTask, RegressionTask
 from torchrec_mtl.training.addresses import NetworkNames, address_of
-from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.origin import Origin
+from torchrec_mtl.training.position import Position
 from torchrec_mtl.training.serving_state import ServingState, label_of, meaning_of
 from torchrec_mtl.training.start_from import StartFrom
 from torchrec_mtl.training.start_meaning import check_meaning

@@ -18,6 +18,7 @@ from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.tasks import BinaryTask
 from torchrec_mtl.training import StartFrom, build_train_pipeline, checkpoint, freeze, warm_start
 from torchrec_mtl.training.distributed import distributed
+from torchrec_mtl.training.position import Position
 from torchrec_mtl.trunks import SharedBottom
 
 BINARY = "torchrec_mtl.tasks.BinaryTask"
@@ -412,7 +413,7 @@ def own_pipelines(directory):
     batch = make_batch({"click": [0, 1, 1]})
     with distributed() as runtime:
         old = build_train_pipeline(own_objective(["ctr", "cvr"], SharedBottom), torch.optim.Adam)
-        checkpoint.save(directory, old, checkpoint.Position(step=1), runtime, keep=1)
+        checkpoint.save(directory, old, Position(step=1), runtime, keep=1)
         objective = own_objective(["like", "cvr"], SharedBottom)
         start = StartFrom(directory, new=["towers.like"])
         freeze(objective, ["tables", "trunk"], start.new)
@@ -421,7 +422,7 @@ def own_pipelines(directory):
             warm_start(new, StartFrom(directory))
         found = warm_start(new, start)
         outputs = [pipeline._model.eval()(batch)[1]["predictions"]["cvr"] for pipeline in (old, new)]
-        checkpoint.save(directory, build_silent(["ctr", "cvr"]), checkpoint.Position(step=2), runtime, keep=1)
+        checkpoint.save(directory, build_silent(["ctr", "cvr"]), Position(step=2), runtime, keep=1)
         warm_start(build_silent(["ctr", "cvr"]), StartFrom(directory))
         with pytest.raises(
             ValueError,

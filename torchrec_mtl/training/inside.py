@@ -10,7 +10,7 @@ import numpy as np
 from torchrec_mtl.data.reader import BatchReader
 from torchrec_mtl.inside import InsideView, Level, warnings_of
 from torchrec_mtl.inside.plot import draw_inside
-from torchrec_mtl.training.checkpoint import Position
+from torchrec_mtl.training.position import Position
 from torchrec_mtl.training.reporting import Reporter, write_metrics
 from torchrec_mtl.training.session import Session
 

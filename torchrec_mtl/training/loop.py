@@ -16,7 +16,6 @@ from torchrec_mtl.training import checkpoint
 from torchrec_mtl.training.autocast import slower_products
 from torchrec_mtl.training.beginning import begin, check_beginning
 from torchrec_mtl.training.calibrating import check_calibration
-from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.evaluation import Metrics
 from torchrec_mtl.training.finishing import finish
@@ -25,6 +24,7 @@ from torchrec_mtl.training.inside import watched_step
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.measuring import Measured, measure, write_figures
 from torchrec_mtl.training.origin import Origin
+from torchrec_mtl.training.position import Position, read_position
 from torchrec_mtl.training.reporting import Bar, Reporter
 from torchrec_mtl.training.schedule import ScheduledRates
 from torchrec_mtl.training.serving_state import ServingState, meaning_of
@@ -201,7 +201,7 @@ def evaluate_checkpoint(job: Job, runtime: Runtime, path: Path, split: str = "te
     source, _ = open_split(job, runtime, paths, split)
     session = open_checkpoint(job, runtime, found, source)
     reporter.say(session.serving.note(job.calibration))
-    measured = measure(session, source, split, checkpoint.read_position(found).step, reporter)
+    measured = measure(session, source, split, read_position(found).step, reporter)
     if measured is None:
         return None
     write_figures(session, f"metrics_{split}.json", measured, {})

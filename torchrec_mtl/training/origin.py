@@ -10,8 +10,9 @@ from torchrec_mtl.data.own_tables import copy_of
 from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.addresses import NetworkNames, inside
-from torchrec_mtl.training.checkpoint import Position, find, read_position
+from torchrec_mtl.training.checkpoint import find
 from torchrec_mtl.training.freezing import new_towers
+from torchrec_mtl.training.position import Position, read_position
 from torchrec_mtl.training.serving_state import ServingState, label_of, meaning_of
 from torchrec_mtl.training.start_from import StartFrom
 

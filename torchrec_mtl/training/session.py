@@ -24,12 +24,13 @@ from torchrec_mtl.managed import check_device
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.addresses import NetworkNames
-from torchrec_mtl.training.checkpoint import Position, load_model
+from torchrec_mtl.training.checkpoint import load_model
 from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.fitting import check_fitted
 from torchrec_mtl.training.freezing import freeze
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.pipeline import build_train_pipeline
+from torchrec_mtl.training.position import Position
 from torchrec_mtl.training.serving_state import ServingState, label_of
 from torchrec_mtl.training.sharding import sharding_of
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.meaning import differences, meanings, rows_of
 from torchrec_mtl.training.addresses import NetworkNames
-from torchrec_mtl.training.checkpoint import Position
 from torchrec_mtl.training.origin import Origin
+from torchrec_mtl.training.position import Position
 from torchrec_mtl.training.readings import Readings, renamed
 
 

@@ -160,6 +160,7 @@ def points(output, name):
     return [point.step for point in found.Scalars(name)]
 
 
+@pytest.mark.slow
 def test_logged_training_steps_are_watched_without_their_padding(world, tmp_path):
     root, path = world
     # 300 rows make 10 batches of 32, of which the fourth and the eighth are full

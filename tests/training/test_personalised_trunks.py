@@ -60,6 +60,7 @@ def trained(world, tmp_path_factory):
     return {case: (path, found) for (case, path), found in zip(paths.items(), figures, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_job_trains_on_two_ranks_and_gives_the_same_figures_on_one(trained, case, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)

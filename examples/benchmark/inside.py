@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", nargs="+", type=int, default=[512, 4096], help="rows of a batch")
     parser.add_argument("--stride", type=int, default=8, help="experts are compared on one row in so many")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
-    parser.add_argument("--rounds", type=int, default=30, help="pairs")
+    parser.add_argument("--rounds", type=int, default=10, help="pairs")
     parser.add_argument("--steps", type=int, default=2, help="of each side in a round")
     parser.add_argument("--output", type=Path, help="file for the table, as Markdown")
     options = parser.parse_args(arguments)

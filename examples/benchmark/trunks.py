@@ -203,9 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--trunks", nargs="+", choices=list(TRUNKS), default=list(TRUNKS), help="which")
-    parser.add_argument("--experts", nargs="+", type=int, default=[4, 8, 16, 64], help="numbers of experts")
+    parser.add_argument("--experts", nargs="+", type=int, default=[4, 16, 64], help="numbers of experts")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
-    parser.add_argument("--rounds", type=int, default=7, help="pairs at least, of each case")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs at least, of each case")
     parser.add_argument("--seconds", type=float, default=2.0, help="that a case takes at least")
     parser.add_argument("--output", type=Path, help="file for the table, as Markdown")
     parser.add_argument("--quick", action="store_true", help="one small case a trunk, to see that everything works")

@@ -70,6 +70,7 @@ def evaluated(path, *more):
     cli.run(["evaluate", "--config", path, "--split", "test", *more])
 
 
+@pytest.mark.slow
 def test_another_process_and_two_ranks_see_the_same(world):
     root, path = world
     before = read(root)

@@ -81,7 +81,11 @@ def run_cli(commands):
 
 @pytest.mark.parametrize(
     ("attention", "per_task"),
-    [("TargetAttention", False), ("TargetAttention", True), ("DUPN", False)],
+    [
+        pytest.param("TargetAttention", False, marks=pytest.mark.slow),
+        ("TargetAttention", True),
+        pytest.param("DUPN", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_job_learns_what_only_the_sequence_tells(tmp_path, attention, per_task):
     path = make_job(tmp_path, attention, per_task)

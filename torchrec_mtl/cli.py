@@ -21,17 +21,17 @@ Under torchrun or TorchX the same command runs on every rank."""
 
 def build_parser() -> Any:
     """The parser of all subcommands, by jsonargparse."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentParser
 
     from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.experiments.ablation.ablate import Plan, ablate
     from torchrec_mtl.experiments.comparison.compare import compare
     from torchrec_mtl.experiments.simulation import simulate
     from torchrec_mtl.experiments.world import World
-    from torchrec_mtl.tasks.task import Task
     from torchrec_mtl.training.job import Job
+    from torchrec_mtl.training.job_file import set_job_parsing
 
-    set_parsing_settings(subclasses_enabled=[Task], docstring_parse_attribute_docstrings=False)
+    set_job_parsing()
     parser = ArgumentParser(prog="torchrec-mtl", description=DESCRIPTION, exit_on_error=False)
     commands = parser.add_subcommands()
     for name, text in (
@@ -99,7 +99,7 @@ def run(arguments: Sequence[str] | None = None) -> Any:
     from torchrec_mtl.serving import write_predictions
     from torchrec_mtl.training import loop
     from torchrec_mtl.training.distributed import distributed
-    from torchrec_mtl.training.job import Job
+    from torchrec_mtl.training.job_file import job_of
 
     command = parsed.subcommand
     values = parser.instantiate(parsed)[command]
@@ -111,7 +111,7 @@ def run(arguments: Sequence[str] | None = None) -> Any:
     if command == "simulate":
         world = World(**{name: values.pop(name) for name in World.__dataclass_fields__})
         return simulate(world, **values)
-    job = Job(**{name: values[name] for name in Job.__dataclass_fields__})
+    job = job_of(values)
     with distributed() as runtime:
         if command == "train":
             return loop.train(job, runtime, values.resume)

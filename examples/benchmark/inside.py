@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import Progress
 
 from examples.benchmark.measure import spread
 from examples.benchmark.ours import Ours
-from examples.benchmark.report import markdown_table
+from examples.benchmark.report import markdown_table, show_table
 from examples.benchmark.workload import Workload
 from torchrec_mtl.inside import InsideView
 from torchrec_mtl.inside.plot import draw_inside
@@ -135,11 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     with Progress(console=console) as progress:
         for size in progress.track(sizes_of(options)):
             rows += measure(size, options)
-    table = markdown_table(HEADER, rows)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(table + "\n")
-    console.print(Markdown(table))
+    show_table(markdown_table(HEADER, rows), options.output, console)
     return 0
 
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
 
 from examples.benchmark.goals import MIB, goal_lines
 
 GOAL_HEADER = ("goal", "measured", "met")
+
+
+def show_table(table: str, output: Path | None, console: Console) -> None:
+    """Prints a Markdown table, and writes it to a file if one is named."""
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(table + "\n")
+    console.print(Markdown(table))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

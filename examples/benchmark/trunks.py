@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import Progress
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from examples.benchmark import plain_personal_trunks as personal
 from examples.benchmark import plain_sequential_trunks as funnels
 from examples.benchmark import plain_trunks as plain
 from examples.benchmark.measure import spread
-from examples.benchmark.report import markdown_table
+from examples.benchmark.report import markdown_table, show_table
 from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.trunks import (
     AITM,
@@ -214,11 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.rounds, options.seconds = 2, 0.0
     torch.set_num_threads(options.threads)
     console = Console()
-    table = markdown_table(HEADER, measure(options, console))
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(table + "\n")
-    console.print(Markdown(table))
+    show_table(markdown_table(HEADER, measure(options, console)), options.output, console)
     return 0
 
 

@@ -9,19 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from examples.census_income.prepare import prepare
-from torchrec_mtl import cli
+from examples.prepared import run_prepared
 
 JOB = Path(__file__).with_name("job.yaml")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepares the rows and trains; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not {"--help", "-h"} & {*arguments}:
-        prepare(console=Console())  # once: what is there is kept
-    sys.argv = ["torchrec-mtl", "train", f"--config={JOB}", *arguments]
-    cli.main()
-    return 0
+    return run_prepared(lambda: prepare(console=Console()), ["train", f"--config={JOB}"], arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from examples.complete_journey.__main__ import DATA
 from examples.complete_journey.prepare import prepare
-from torchrec_mtl import cli
+from examples.prepared import run_prepared
 
 HERE = Path(__file__).parent
 DEFAULTS = [
@@ -22,12 +22,7 @@ DEFAULTS = [
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepares the rows and compares; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not {"--help", "-h"} & {*arguments}:
-        prepare(DATA, console=Console())  # once: what is there is kept
-    sys.argv = ["torchrec-mtl", "compare", *DEFAULTS, *arguments]
-    cli.main()
-    return 0
+    return run_prepared(lambda: prepare(DATA, console=Console()), ["compare", *DEFAULTS], arguments)
 
 
 if __name__ == "__main__":

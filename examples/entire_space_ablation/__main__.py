@@ -8,18 +8,13 @@ import sys
 from rich.console import Console
 
 from examples.complete_journey.prepare import prepare
-from torchrec_mtl import cli
+from examples.prepared import run_prepared
 from torchrec_mtl.experiments.ablation.ablate import JOURNEY
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepares the rows and runs the ablation; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not any(each.startswith(("--journey", "--help", "-h")) for each in arguments):
-        prepare(JOURNEY, console=Console())  # once: what is there is kept
-    sys.argv = ["torchrec-mtl", "ablate", *map(str, arguments)]
-    cli.main()
-    return 0
+    return run_prepared(lambda: prepare(JOURNEY, console=Console()), ["ablate"], arguments, ready=["--journey"])
 
 
 if __name__ == "__main__":

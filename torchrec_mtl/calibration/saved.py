@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.calibration.calibrator import Calibrator
+from torchrec_mtl.json_file import write_whole
 
 KEY = "calibrators"
 
@@ -64,10 +65,3 @@ def load_calibrators(path: Path) -> dict[str, Calibrator]:
         return {name: restored(found) for name, found in json.loads(path.read_text()).get(KEY, {}).items()}
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"Cannot read the calibrators in '{path}': {error}.") from error
-
-
-def write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON beside the final name and renames it: what bears the name is whole."""
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
-    draft.replace(path)

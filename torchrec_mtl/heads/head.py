@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import torch
 from torch import Tensor, nn
+
+
+def read_in_groups(features: Tensor, groups: Collection[Collection[int]]) -> list[Tensor]:
+    """What groups of heads read.
+
+    Args:
+        features: ``[B, T, H]``, or ``[B, 1, H]`` for all heads.
+        groups: The places of each group's heads; each of the T places in one of them.
+
+    Returns:
+        ``[B, group, H]`` for each group, or ``[B, 1, H]``.
+    """
+    if len(groups) == 1 or features.shape[1] == 1:
+        return [features] * len(groups)
+    vectors = features.unbind(1)
+    return [torch.stack([vectors[place] for place in group], dim=1) for group in groups]
 
 
 class Head(nn.Module, ABC):

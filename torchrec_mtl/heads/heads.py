@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 import torch
 from torch import Tensor, nn
 
-from torchrec_mtl.heads.head import Head
+from torchrec_mtl.heads.head import Head, read_in_groups
 from torchrec_mtl.heads.link import Link
 from torchrec_mtl.hints import did_you_mean
 
@@ -118,12 +118,10 @@ class TaskHeads(nn.Module):
             assert isinstance(tower, Head)
             kinds.setdefault((type(tower), alone[place].shape[1] if alone else 0), {})[place] = tower
         made: dict[int, Tensor] = {}
-        vectors = shared.unbind(1) if len(kinds) > 1 and shared.shape[1] > 1 else None
-        for (kind, more), its in kinds.items():
-            read = shared if vectors is None else torch.stack([vectors[place] for place in its], dim=1)
+        for ((kind, more), its), read in zip(kinds.items(), read_in_groups(shared, kinds.values()), strict=True):
             if more:
                 own = torch.stack([alone[place] for place in its], dim=1)  # [B, towers, more]
-                read = torch.cat([read.expand(-1, len(its), -1), own], dim=2)
+                read = torch.cat([read.expand(-1, len(its), -1), own], dim=2)  # noqa: PLW2901
             made |= zip(its, kind.together(list(its.values()), read), strict=True)
         return [made[place] for place in range(len(self.towers))]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torchrec_mtl.each_linear import each_linear, elementwise, stacking_pays
 from torchrec_mtl.each_network import each_network
-from torchrec_mtl.heads.head import Head
+from torchrec_mtl.heads.head import Head, read_in_groups
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 
 
@@ -68,11 +68,9 @@ class Tower(Head):
             groups.setdefault(head._shape() or place, {})[place] = head
         if all(len(group) == 1 for group in groups.values()):
             return super().together(heads, features)
-        vectors = features.unbind(1) if len(groups) > 1 and features.shape[1] > 1 else None
         made: dict[int, Tensor] = {}
-        for group in groups.values():
+        for group, read in zip(groups.values(), read_in_groups(features, groups.values()), strict=True):
             towers = list(group.values())
-            read = features if vectors is None else torch.stack([vectors[place] for place in group], dim=1)
             outputs = _batched(towers, read) if len(group) > 1 else super().together(towers, read)
             made |= zip(group, outputs, strict=True)
         return [made[place] for place in range(len(heads))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torchrec_mtl.training.addresses import inside
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.origin import Origin
 from torchrec_mtl.training.pretrained import load_pretrained
-from torchrec_mtl.training.reporting import Reporter
+from torchrec_mtl.training.reporting import Reporter, write_metrics
 from torchrec_mtl.training.session import Session, anew
 from torchrec_mtl.training.start_meaning import check_meaning
 from torchrec_mtl.training.warm_start import Started, warm_start
@@ -156,5 +155,4 @@ def _write(path: Path, started: Started, job: Job, coverage: Mapping[str, Covera
         "pretrained": {name: {"rows": each.given, "without_row": each.unknown} for name, each in coverage.items()},
         "notes": list(started.notes),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_metrics(path, content)

@@ -209,6 +209,14 @@ class Job:
         """The objective around the model."""
         return MultiTaskObjective(self.model(), self.tasks, self.balancer, self.data.sampling)
 
+    def checked(self) -> MultiTaskModel:
+        """The network, once all is checked that needs no label: what its tasks demand only where none is to be fitted.
+
+        Raises:
+            ValueError: If the parts of the network, or its tasks, do not fit each other.
+        """
+        return self.model() if any(task.needs_fit for task in self.tasks) else self.objective().model
+
     def model(self) -> MultiTaskModel:
         """The network, with tables on the meta device: they are made as shards, without a second copy."""
         features, network, meta = self.features, self.network, torch.device("meta")

@@ -19,15 +19,27 @@ def read_job(content: Mapping[str, Any]) -> Job:
     Raises:
         ValueError: If the content is no job.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings  # noqa: PLC0415  # 0.1 s
+    from jsonargparse import ArgumentError, ArgumentParser  # noqa: PLC0415  # 0.1 s
 
-    set_parsing_settings(subclasses_enabled=[Task], docstring_parse_attribute_docstrings=False)
+    set_job_parsing()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Job)
     try:
         values = parser.instantiate(parser.parse_object(copy.deepcopy(dict(content))))
     except ArgumentError as error:
         raise ValueError(str(error)) from None
+    return job_of(values)
+
+
+def set_job_parsing() -> None:
+    """Has parsers that are made from now on take any subclass of ``Task``, a dataclass, where one is declared."""
+    from jsonargparse import set_parsing_settings  # noqa: PLC0415
+
+    set_parsing_settings(subclasses_enabled=[Task], docstring_parse_attribute_docstrings=False)
+
+
+def job_of(values: Mapping[str, Any]) -> Job:
+    """The job of what a parser has made of ``Job``'s arguments, perhaps among others."""
     return Job(**{name: values[name] for name in Job.__dataclass_fields__})
 
 

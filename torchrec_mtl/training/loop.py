@@ -58,9 +58,7 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
     reporter = Reporter(runtime.is_main)
     if resume and not existing:
         reporter.say(f"No checkpoint in '{directory}' yet: starting from the beginning.")
-    # a mistake in the network need not wait for all labels
-    model = job.model() if any(task.needs_fit for task in job.tasks) else job.objective().model
-    check_calibration(job, model.heads)
+    check_calibration(job, job.checked().heads)  # a mistake in the network need not wait for all labels
     if warning := slower_products(job.training.autocast, runtime.device):
         reporter.say(warning)
     check_beginning(job)

@@ -99,8 +99,7 @@ class Origin:
         ]
 
     def _fitted(self, task: Task, frozen: bool) -> Task:
-        names = {after: before for before, after in self.start.renamed("towers").items()}
-        name = names.get(task.name, task.name)
+        name = self._name_there(task.name)
         before, after = self.serving.tasks.get(name), meaning_of(task)
         label = self.serving.labels.get(name, label_of(task))
         if frozen and label != label_of(task):
@@ -119,6 +118,9 @@ class Origin:
             )
         return task
 
+    def _name_there(self, tower: str) -> str:
+        return next((before for before, after in self.start.renamed("towers").items() if after == tower), tower)
+
     def changed_layers(self, network: NetworkNames) -> list[str]:
         """What is to be said of loaded parts whose layers have no other shapes, but other activations or dropout.
 
@@ -135,14 +137,14 @@ class Origin:
 
     def changed_tasks(self, tasks: Sequence[Task], towers: Collection[str]) -> list[str]:
         """What is to be said of tasks whose kept tower was trained as that of another kind."""
-        names = {after: before for before, after in self.start.renamed("towers").items()}
         kept = self.kept(towers)
         found = []
         for task in tasks:
-            before = self.serving.tasks.get(names.get(task.name, task.name))
+            name = self._name_there(task.name)
+            before = self.serving.tasks.get(name)
             if task.name in kept and before not in (None, meaning_of(task)):
                 found.append(f"Task '{task.name}' was trained as {before}, and is {meaning_of(task)} now.")
-            label = self.serving.labels.get(names.get(task.name, task.name))
+            label = self.serving.labels.get(name)
             if task.name in kept and label not in (None, label_of(task)):
                 found.append(f"Task '{task.name}' was trained on {label}, and is on {label_of(task)} now.")
         return found

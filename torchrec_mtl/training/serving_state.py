@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from torchrec_mtl.calibration.calibrator import Calibrator
-from torchrec_mtl.calibration.saved import KEY, described, load_calibrators, write_whole
+from torchrec_mtl.calibration.saved import KEY, described, load_calibrators
+from torchrec_mtl.json_file import write_whole
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.addresses import NetworkNames
 

@@ -22,9 +22,8 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.managed import check_device
 from torchrec_mtl.model import MultiTaskModel
-from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.addresses import NetworkNames
-from torchrec_mtl.training.checkpoint import load_model
+from torchrec_mtl.training.checkpoint import load_model, objective_of
 from torchrec_mtl.training.distributed import Runtime
 from torchrec_mtl.training.fitting import check_fitted
 from torchrec_mtl.training.freezing import freeze
@@ -56,10 +55,7 @@ class Session:
     @property
     def model(self) -> MultiTaskModel:
         """The network, inside the sharded objective."""
-        assert isinstance(self.pipeline._model, DistributedModelParallel)
-        objective = self.pipeline._model.module
-        assert isinstance(objective, MultiTaskObjective)
-        return objective.model
+        return objective_of(self.pipeline).model
 
     @property
     def heads(self) -> TaskHeads:

@@ -43,7 +43,7 @@ def small(tmp_path, monkeypatch):
 
 def test_it_trains(small, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr(example.cli, "main", lambda: cli.run(sys.argv[1:]))
+    monkeypatch.setattr(cli, "main", lambda: cli.run(sys.argv[1:]))
     monkeypatch.setattr(sys, "argv", ["a test"])
     with distributed():
         assert example.main(["--data.batch_size=32", "--training.epochs=4", "--training.threads=1"]) == 0
@@ -57,7 +57,7 @@ def test_it_trains(small, monkeypatch):
 def test_help_prepares_nothing(module, argument, monkeypatch):
     calls = []
     monkeypatch.setattr(module, "prepare", lambda **_: calls.append("prepare"))
-    monkeypatch.setattr(module.cli, "main", lambda: calls.append(sys.argv[1]))
+    monkeypatch.setattr(cli, "main", lambda: calls.append(sys.argv[1]))
     monkeypatch.setattr(sys, "argv", ["a test"])
     assert module.main([argument]) == 0
     assert calls[-1] == {example: "train", trunks: "compare"}[module]

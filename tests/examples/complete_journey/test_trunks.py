@@ -6,13 +6,14 @@ import pytest
 
 from examples.complete_journey import trunks
 from examples.complete_journey.__main__ import DATA
+from torchrec_mtl import cli
 
 
 @pytest.fixture
 def calls(monkeypatch):
     found = []
     monkeypatch.setattr(trunks, "prepare", lambda path, console: found.append(("prepare", path)))
-    monkeypatch.setattr(trunks.cli, "main", lambda: found.append(("main", sys.argv)))
+    monkeypatch.setattr(cli, "main", lambda: found.append(("main", sys.argv)))
     monkeypatch.setattr(sys, "argv", ["a test"])
     return found
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from examples.entire_space_ablation import __main__ as example
+from torchrec_mtl import cli
 from torchrec_mtl.experiments.ablation.ablate import JOURNEY
 
 
@@ -12,7 +13,7 @@ from torchrec_mtl.experiments.ablation.ablate import JOURNEY
 def calls(monkeypatch):
     found = []
     monkeypatch.setattr(example, "prepare", lambda path, console: found.append(("prepare", path)))
-    monkeypatch.setattr(example.cli, "main", lambda: found.append(("main", sys.argv)))
+    monkeypatch.setattr(cli, "main", lambda: found.append(("main", sys.argv)))
     monkeypatch.setattr(sys, "argv", ["a test"])
     return found
 

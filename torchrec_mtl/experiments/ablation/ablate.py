@@ -18,6 +18,7 @@ from torchrec_mtl.experiments.ablation.report import Run, summarize, write_repor
 from torchrec_mtl.experiments.ablation.run import Figures, run
 from torchrec_mtl.experiments.ablation.sources import Journey, Simulated, Source
 from torchrec_mtl.experiments.ablation.variants import grid
+from torchrec_mtl.json_file import write_whole
 
 JOURNEY = Path("data/complete_journey")
 
@@ -103,7 +104,7 @@ def ablate(
     with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("runs", total=len(runs), completed=len(runs) - len(waiting))
         for each, figures in _measured(waiting, plan.epochs, workers):
-            _save(_path(output, each), figures)
+            write_whole(_path(output, each), figures)
             progress.advance(task)
     finished = [each.with_figures(json.loads(_path(output, each).read_text())) for each in runs]
     write_report(summarize(finished), plan.size, output, console)
@@ -144,11 +145,3 @@ def _start() -> None:
     """What a process does first."""
     torch.set_num_threads(1)
     logging.getLogger("torch.fx").setLevel(logging.ERROR)  # it warns of a name that torchrec uses
-
-
-def _save(path: Path, figures: Figures) -> None:
-    """All or nothing: a file that is there is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(figures) + "\n")
-    unfinished.rename(path)

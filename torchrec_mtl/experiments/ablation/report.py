@@ -15,6 +15,7 @@ from torchrec_mtl.experiments.ablation.run import Figures
 from torchrec_mtl.experiments.ablation.sources import Source
 from torchrec_mtl.experiments.ablation.trainings import TRAININGS
 from torchrec_mtl.experiments.ablation.variants import SINGLE_TASK, Variant
+from torchrec_mtl.experiments.statistics import mean_and_error
 
 COLUMNS = {
     "cvr_auc_clicked": "CVR AUC, clicks",
@@ -98,15 +99,9 @@ def _cells(title: str, variant: Variant, found: Mapping[Variant, Mapping[int, Fi
     for figure in next(iter(own.values())):
         values = np.array([own[seed][figure] for seed in sorted(own)])
         changes = values - np.array([other[seed][figure] for seed in sorted(own)])
-        numbers = (*_mean_and_error(values), *_mean_and_error(changes))
+        numbers = (*mean_and_error(values), *mean_and_error(changes))
         cells[figure] = Cell(title, variant.sharing, variant.training, into_ctr, figure, len(values), *numbers)
     return cells
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error, which a single seed does not have: NaN."""
-    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return float(values.mean()), float(error)
 
 
 def write_report(table: Table, size: Mapping[str, int], output: Path, console: Console) -> None:

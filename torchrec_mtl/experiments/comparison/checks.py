@@ -28,8 +28,7 @@ def check(models: Sequence[Model], comparison: Comparison) -> None:
             try:
                 job = read_job({**model.final(setting, 0), "output": "unused"})
                 job.converter("train")
-                if not any(task.needs_fit for task in job.tasks):
-                    job.objective()
+                job.checked()
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
         data = model.content.get("data", {})

@@ -13,10 +13,11 @@ from rich.console import Console
 from torchrec_mtl.experiments.comparison.candidates import Comparison, Overrides, read_comparison, read_yaml
 from torchrec_mtl.experiments.comparison.checks import check, check_seeds
 from torchrec_mtl.experiments.comparison.planned import Model, Planned, models_of
-from torchrec_mtl.experiments.comparison.pool import RunPool, write_whole
+from torchrec_mtl.experiments.comparison.pool import RunPool
 from torchrec_mtl.experiments.comparison.report import Measurement, summarize, write_report
 from torchrec_mtl.experiments.comparison.run import Cost, cost
 from torchrec_mtl.experiments.comparison.tuning import best
+from torchrec_mtl.json_file import write_whole
 
 
 def compare(

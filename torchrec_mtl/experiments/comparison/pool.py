@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from torchrec_mtl.experiments.comparison.planned import Planned
 from torchrec_mtl.experiments.comparison.run import run
+from torchrec_mtl.json_file import write_whole
 
 Found = dict[str, Any]  # tasks: {task: {metric: value}}, seconds
 
@@ -98,11 +99,3 @@ def _start() -> None:
 
     quiet()
     torch.set_num_threads(1)
-
-
-def write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """All or nothing: a file that is there is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content) + "\n")
-    unfinished.rename(path)

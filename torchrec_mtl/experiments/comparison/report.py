@@ -15,6 +15,7 @@ from rich.table import Table
 
 from torchrec_mtl.experiments.comparison.candidates import Comparison, Metrics, Overrides
 from torchrec_mtl.experiments.comparison.run import Cost
+from torchrec_mtl.experiments.statistics import mean_and_error
 from torchrec_mtl.training.reporting import write_metrics
 
 Summary = dict[str, Any]
@@ -75,12 +76,6 @@ def _values(models: Sequence[Measurement], comparison: Comparison) -> dict[str, 
         numbers = [figure.of(metrics) for metrics in model.metrics]
         found[figure.name] = np.array([np.nan if number is None else number for number in numbers], dtype=float)
     return found
-
-
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error, which a single seed does not have: NaN."""
-    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return float(values.mean()), float(error)
 
 
 def rows_of(summary: Summary) -> tuple[list[str], list[list[str]]]:

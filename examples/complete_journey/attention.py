@@ -13,6 +13,7 @@ from rich.table import Table
 
 from examples.complete_journey.__main__ import DATA, JOB, figures_of
 from examples.complete_journey.prepare import prepare
+from torchrec_mtl.experiments.statistics import mean_and_error
 
 WITHOUT = JOB.with_name("no_sequences.yaml")
 VARIANTS: dict[str, tuple[Path, list[str]]] = {
@@ -32,14 +33,8 @@ def differences(runs: Runs, task: str, figure: str) -> dict[str, tuple[float, fl
     found = {}
     values = {name: np.array([run["tasks"][task][figure] for run in each]) for name, each in runs.items()}
     for name, each in values.items():
-        change = each - values["none"]
-        found[name] = (each.mean(), standard_error(each), change.mean(), standard_error(change))
+        found[name] = (*mean_and_error(each), *mean_and_error(each - values["none"]))
     return found
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Standard error of the mean; 0 of a single value."""
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
 
 
 def collect(runs: Runs) -> Table:

@@ -54,6 +54,9 @@ def test_only_some_keep_the_baseline(tmp_path):
         ({"tuning": {"x.lr": []}}, "tuning: 'x.lr' needs a list"),
         ({"candidates": {"A": "MMoE"}}, "Candidate 'A' must be a mapping .* but found"),
         ({"candidates": {"A": []}}, "Candidate 'A' must be a mapping"),
+        ({"candidates": {"A": {"training.seed": 3}}}, "Candidate 'A' overrides training.seed, which each run"),
+        ({"candidates": {"A": {"x.lr": 1}}}, "Candidate 'A' overrides x.lr, but tuning tries values of x.lr for every"),
+        ({"candidates": {"A": [{}, {"x.lr.y": 1}]}}, "Candidate 'A' overrides x.lr.y, but tuning tries values of x.lr"),
         ({"trunks": {}}, r"\['trunks'\] mean nothing here. Known: \['figures'"),
         ({"figures": [{"task": "ctr", "metric": "auc"}]}, "better"),
         (

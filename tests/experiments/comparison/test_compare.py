@@ -1,6 +1,8 @@
 """The whole comparison: equal budgets, choices by validation alone, nothing repeated and nothing mistaken."""
 
 import json
+import os
+import re
 from concurrent.futures import Future
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +23,7 @@ from torchrec_mtl.experiments.comparison.checks import check, check_seeds, metri
 from torchrec_mtl.experiments.comparison.compare import compare
 from torchrec_mtl.experiments.comparison.planned import TUNING_SEED, Planned, models_of
 from torchrec_mtl.experiments.comparison.pool import RunPool
-from torchrec_mtl.experiments.comparison.run import Cost, cost, count_parameters
+from torchrec_mtl.experiments.comparison.run import Cost, cost, count_parameters, run
 from torchrec_mtl.tasks import RegressionTask
 from torchrec_mtl.training.job_file import overridden, read_job
 
@@ -406,3 +408,39 @@ def test_a_path_tells_runs_apart(world):
     model = models_of(read_yaml(world / "job.yaml"), read_comparison(world / "candidates.yaml"))[0]
     paths = {Planned(model, "seed_0", model.final({LR: rate}, 0)).path(world) for rate in (0.1, 0.2, 0.1)}
     assert len(paths) == 2
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_candidate_is_measured_on_the_same_rows(world, asked, split):
+    unlike = {**CANDIDATES["candidates"]["Shared bottom"], f"data.{split}": [str(world / "train")]}
+    content = {**CANDIDATES, "candidates": {**CANDIDATES["candidates"], "Unlike": unlike}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=rf"'Unlike': data.{split} is .*train.* but .* for 'Shared bottom'. Fig"):
+        compared(world)
+    assert not asked
+
+
+def kill(content, log):
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("begun")
+    if content["training"]["dense_optimizer"]["init_args"]["lr"] == 0.02:
+        os._exit(137)
+    return {"tasks": {}, "seconds": 0.0}
+
+
+def test_a_killed_process_is_told_once_and_by_the_runs_that_had_begun(world, monkeypatch):
+    monkeypatch.setattr(pool, "run", kill)
+    with pytest.raises(OSError, match="a process was killed, perhaps for want of memory, while it ran one of:") as told:
+        compared(world, workers=1, only=["Shared bottom"])
+    assert re.findall(r"Shared bottom, trial \((.*?)\)", str(told.value)) == [
+        str(path) for path in (world / "out" / "runs").rglob("*.log") if not path.with_suffix(".json").exists()
+    ]
+    assert len([*(world / "out" / "runs").rglob("*.json")]) == 1, "what had finished is kept"
+
+
+def test_what_a_killed_run_left_is_cleared(world, tmp_path):
+    content = read_yaml(world / "job.yaml")
+    left = tmp_path / "trial_1"
+    (left / "checkpoints" / "step_1").mkdir(parents=True)  # train would refuse such an output
+    run(overridden(content, {"training.epochs": 1}), tmp_path / "trial_1.log")
+    assert not left.exists()

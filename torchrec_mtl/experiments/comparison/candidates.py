@@ -12,6 +12,7 @@ import yaml
 
 from torchrec_mtl.hints import did_you_mean
 
+SEED = "training.seed"
 Overrides = dict[str, Any]  # {dotted name in the job file: value}
 Metrics = Mapping[str, Mapping[str, float]]  # {task: {metric: value}}
 
@@ -64,7 +65,8 @@ class Comparison:
         common: What is overridden in the job for all candidates.
 
     Raises:
-        ValueError: If there is no figure or candidate, the baseline is none of them, or a name has no value to try.
+        ValueError: If there is no figure or candidate, the baseline is none of them, a name has no value to try, or a
+            candidate overrides what the runs themselves decide: what is tuned, or the seed.
     """
 
     figures: Sequence[Figure]
@@ -90,6 +92,17 @@ class Comparison:
                     f"Candidate '{name}' must be a mapping of what it overrides in the job, or a list of such, but "
                     f"found {models!r}."
                 )
+            for override in itertools.chain(*models):
+                self._check_override(name, override)
+
+    def _check_override(self, candidate: str, override: str) -> None:
+        if override == SEED:
+            raise ValueError(f"Candidate '{candidate}' overrides {SEED}, which each run has its own of. Leave it out.")
+        if tuned := [name for name in self.tuning if override == name or override.startswith(f"{name}.")]:
+            raise ValueError(
+                f"Candidate '{candidate}' overrides {override}, but tuning tries values of {tuned[0]} for every "
+                f"candidate, and these would win. Leave it out of one of the two."
+            )
 
     @property
     def settings(self) -> list[Overrides]:

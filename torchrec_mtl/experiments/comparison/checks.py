@@ -19,7 +19,7 @@ def check(models: Sequence[Model], comparison: Comparison) -> None:
 
     Raises:
         ValueError: If a job is wrong, has no validation or test split, a candidate's models do not give each figure
-            once, or its task does not have the metric.
+            once, its task does not have the metric, or a candidate would be measured on other rows.
     """
     gives: dict[str, list[tuple[Task, bool]]] = {}
     for model in models:
@@ -37,11 +37,22 @@ def check(models: Sequence[Model], comparison: Comparison) -> None:
                 f"{where}: data.{missing[0]} names no files. Settings are chosen on the validation split, and what was "
                 f"chosen is measured on the test split."
             )
+        _check_rows(model, models[0])
         gives.setdefault(model.candidate, []).extend(
             (task, job.data.group is not None) for task in job.tasks if task.served
         )
     for name, tasks in gives.items():
         _check_figures(name, tasks, comparison.figures)
+
+
+def _check_rows(model: Model, first: Model) -> None:
+    for split in ("validation", "test"):
+        own, others = (each.content["data"][split] for each in (model, first))
+        if own != others:
+            raise ValueError(
+                f"Candidate '{model.candidate}': data.{split} is {own}, but {others} for '{first.candidate}'. Figures "
+                f"of different rows cannot be compared: override data.{split} in common, for all candidates."
+            )
 
 
 def check_seeds(seeds: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_mtl.data.files import find_files
-from torchrec_mtl.experiments.comparison.candidates import Comparison, Overrides
+from torchrec_mtl.experiments.comparison.candidates import SEED, Comparison, Overrides
 from torchrec_mtl.training.checkpoint import find
 from torchrec_mtl.training.job_file import overridden
 
@@ -34,13 +34,13 @@ class Model:
 
     def trial(self, setting: Overrides) -> dict[str, Any]:
         """The job that tries a setting: it is measured on the validation split, and knows of no test split."""
-        return overridden(self.content, {**setting, "data.test": [], "training.seed": TUNING_SEED})
+        return overridden(self.content, {**setting, "data.test": [], SEED: TUNING_SEED})
 
     def final(self, setting: Overrides, seed: int) -> dict[str, Any]:
         """The job that measures a setting on the test split."""
         calibrated = bool(self.content.get("calibration"))  # which needs the validation split
         unread: Overrides = {} if calibrated else {"data.validation": []}
-        return overridden(self.content, {**setting, **unread, "training.seed": seed})
+        return overridden(self.content, {**setting, **unread, SEED: seed})
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,18 @@ class RunPool:
         return [json.loads(path.read_text()) for path in paths]
 
     def _measured(self, waiting: Mapping[Path, Planned]) -> Iterator[tuple[Path, Found]]:
-        """Runs as they finish; if one fails, those that have begun, and then its error."""
+        """Runs as they finish; if one fails or is killed, those that have begun, and then the error."""
         if not waiting:
             return
         if self.pool is None:
             context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
             self.pool = ProcessPoolExecutor(self.workers, context, initializer=_start)
+        for path in waiting:
+            _log(path).unlink(missing_ok=True)  # from now on a log tells that its run has begun
         futures: dict[Future[Found], Path] = {
-            self.pool.submit(run, each.content, path.with_suffix(".log")): path for path, each in waiting.items()
+            self.pool.submit(run, each.content, _log(path)): path for path, each in waiting.items()
         }
+        begun = dict(waiting)
         failed: Exception | None = None
         for future in as_completed(futures):
             if future.cancelled():
@@ -79,18 +83,33 @@ class RunPool:
             path = futures[future]
             try:
                 found = future.result()
+            except BrokenProcessPool:
+                continue  # said once, below: it comes for every run that has not finished
             except Exception as error:
-                each = waiting[path]
-                self.console.print(
-                    f"{each.model.candidate}, {each.name}: failed. {path.with_suffix('.log')} has its words."
-                )
+                each = begun.pop(path)
+                self.console.print(f"{each.model.candidate}, {each.name}: failed. {_log(path)} has its words.")
                 failed = failed or error
                 for other in futures:
                     other.cancel()  # those that run go on
                 continue
+            del begun[path]
             yield path, found
         if failed is not None:
             raise failed
+        if begun:
+            raise ChildProcessError(_killed({path: each for path, each in begun.items() if _log(path).exists()}))
+
+
+def _log(path: Path) -> Path:
+    return path.with_suffix(".log")
+
+
+def _killed(begun: Mapping[Path, Planned]) -> str:
+    names = "; ".join(f"{each.model.candidate}, {each.name} ({_log(path)})" for path, each in begun.items())
+    return (
+        f"compare: a process was killed, perhaps for want of memory, while it ran one of: {names}. What has finished "
+        f"is kept: the same command goes on from there, with fewer --workers if memory was short."
+    )
 
 
 def _start() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import closing, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -39,12 +40,23 @@ def run(content: Content, log: Path) -> dict[str, Any]:
     """
     began = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file, redirect_stdout(file), tempfile.TemporaryDirectory(dir=log.parent) as scratch:
+    with log.open("w") as file, redirect_stdout(file), _scratch(log.with_suffix("")) as scratch:
         # a look inside goes with the checkpoint
         job = read_job(overridden(content, {"output": scratch, "training.inside": False}))
         with distributed() as runtime:
             found = train(job, runtime)
     return {"tasks": found, "seconds": time.perf_counter() - began}
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[str]:
+    """A folder for a while, empty also where a run of the same name was killed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)

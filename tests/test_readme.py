@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.ranks import run_on_ranks
 
@@ -48,6 +49,17 @@ def test_the_trunk_of_the_readme_is_a_trunk():
     from tests.contract import assert_trunk_contract
 
     assert_trunk_contract(found["MyTrunk"])
+
+
+def test_the_balancer_of_the_readme_is_a_balancer():
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "Geometric(Balancer)" in block]
+    found = {}
+    exec(compile(block, "README.md", "exec"), found)
+    from tests.contract import assert_balancer_contract
+
+    assert_balancer_contract(found["Geometric"])
+    made = found["Geometric"]([1.0, 3.0])(torch.tensor([16.0, 1.0]))
+    assert float(made) == pytest.approx(2.0), "16 ** (1 / 4) * 1 ** (3 / 4)"
 
 
 @pytest.mark.parametrize("name", ["run", "test"])

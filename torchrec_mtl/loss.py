@@ -43,7 +43,7 @@ class MultiTaskLoss(nn.Module):
         ``"predictions"`` (the same of the served tasks, as they are served).
 
     Raises:
-        ValueError: If a task's name occurs twice or no task is trained.
+        ValueError: If a task's name occurs twice or no task is trained; in forward, if the balancer makes no scalar.
     """
 
     def __init__(
@@ -85,6 +85,11 @@ class MultiTaskLoss(nn.Module):
         share = numerators * (ranks * scale)
         losses = totals[0] * scale + (share - share.detach())  # value: the global mean; gradient: this rank's share
         loss = self.balancer(losses[self.trained])
+        if loss.ndim:
+            raise ValueError(
+                f"{type(self.balancer).__name__} made {list(loss.shape)} of the losses of {len(self.trained)} tasks. A "
+                f"balancer makes one number of them, such as their sum()."
+            )
         return loss, {
             "loss": loss.detach(),
             "losses": {task.name: losses[i].detach() for i, task in enumerate(self.tasks)},

@@ -100,6 +100,8 @@ def _check_widths(model: MultiTaskModel, tasks: Sequence[Task]) -> None:
             outputs = heads.tower_outputs(
                 row, [row.new_zeros(1, more) for more in model.vector.tower_features.values()]
             )
+            for name, tower in zip(heads.tower_names, heads.towers, strict=True):
+                _check_output(name, tower, outputs[name])
             for task in tasks:
                 if task.name in outputs:  # before links read what may be too narrow for its task
                     check_width(task, outputs[task.name])
@@ -109,6 +111,14 @@ def _check_widths(model: MultiTaskModel, tasks: Sequence[Task]) -> None:
             module.training = mode
     for task in tasks:
         check_width(task, outputs[task.name])
+
+
+def _check_output(name: str, tower: nn.Module, output: Tensor) -> None:
+    if list(output.shape) != [1] and not (output.ndim == 2 and output.shape[1] > 1):
+        raise ValueError(
+            f"Tower '{name}', a {type(tower).__name__}, made {list(output.shape)} of one row. A head makes [B], one "
+            f"value a row (squeeze(1) makes it of [B, 1]), or [B, K] of at least two."
+        )
 
 
 def _check_reads(task: Task, tasks: Sequence[Task], heads: TaskHeads) -> None:

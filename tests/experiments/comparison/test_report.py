@@ -1,12 +1,13 @@
 """Means, standard errors and differences by hand, and the files that hold them."""
 
 import json
+import math
 
 import pytest
 from rich.console import Console
 
 from torchrec_mtl.experiments.comparison.candidates import Comparison, Figure
-from torchrec_mtl.experiments.comparison.report import Measurement, markdown, rows_of, summarize, write_report
+from torchrec_mtl.experiments.comparison.report import Measurement, at_edges, markdown, rows_of, summarize, write_report
 from torchrec_mtl.experiments.comparison.run import Cost
 
 COMPARISON = Comparison(
@@ -62,13 +63,41 @@ def test_the_markdown_by_hand():
     assert text.startswith("Test split, mean ± standard error of 2 seeds; difference to Base, seed by seed.")
     assert "ctr auc: higher is better, value nrmse: lower is better." in text
     lines = text.splitlines()
-    assert lines[2] == "|  | ctr auc | difference | value nrmse | difference | parameters | in tables | ms a step |"
+    assert (
+        lines[2]
+        == "|  | ctr auc | difference | value nrmse | difference | parameters beside tables | in tables | ms a step |"
+    )
     assert lines[4] == "| Base | 0.6100 ± 0.0100 |  | 0.9000 ± 0.0000 |  | 1,000 | 50 | 2.0 |"
     differences = ("+0.0500 ± 0.0100", "+0.0000 ± 0.1000")
     start = "| Single | 0.6600 ± 0.0200 | {} | 0.9000 ± 0.1000 | {} | 1,234 | 55 | 2.5 |"
     assert lines[5] == start.format(*differences)
     assert "among 2 settings, the same for each model" in text
     assert "| Single | lr 0.2; lr 0.1 |" in text
+
+
+def test_what_chance_brings_is_said():
+    """With one degree of freedom Student's t is Cauchy: P(|t| > x) = 1 - 2 atan(x) / π."""
+    text = markdown(summarize(FOUND, COMPARISON))
+    two, three = (2 * (1 - 2 * math.atan(x) / math.pi) for x in (2, 3))
+    assert f"chance brings {two:.1f} of the 2 differences beyond two standard errors and {three:.1f} beyond" in text
+    assert "(Student's t, 1 degree of freedom)" in text
+    alone = Comparison(COMPARISON.figures, "Base", {"Base": [{}]}, COMPARISON.tuning)
+    assert "chance" not in markdown(summarize(FOUND[:1], alone))
+
+
+def test_choices_at_the_edge_are_said():
+    def notes(rates, tried):
+        found = [measured("Base", [0.6], [0.9], lr=rates[0])]
+        found += [measured("Single", ctr=[0.6], lr=rates[1]), measured("Single", value=[0.9], lr=rates[2])]
+        return at_edges(summarize(found, Comparison(COMPARISON.figures, "Base", COMPARISON.candidates, {"lr": tried})))
+
+    (note,) = notes([0.3, 0.2, 0.3], [0.1, 0.2, 0.3])
+    assert note.startswith("lr: 2 of 3 models chose 0.3, the edge of what was tried ([0.1, 0.2, 0.3]).")
+    assert notes([0.1, 0.1, 0.3], [0.1, 0.2, 0.3])[0].startswith("lr: 2 of 3 models chose 0.1")
+    assert not notes([0.1, 0.2, 0.3], [0.1, 0.2, 0.3])
+    assert not notes([0, 0, 0], [0, 0.2]), "nothing is beyond zero"
+    assert not notes(["a", "a", "a"], ["a", "b"]), "no numbers"
+    assert not notes([0.1, 0.1, 0.1], [0.1]), "nothing was tried"
 
 
 def test_one_seed_has_no_standard_error():

@@ -30,6 +30,8 @@ def draw(summary: dict[str, Any], path: Path) -> None:
         axis.set(xlabel=f"{figure} ({summary['better'][figure]} is better)")
         axis.grid(axis="x", alpha=0.3)
         axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.margins(x=0.08)
+    axes[0][0].set_ylim(places[-1] - 0.6, 0.6)
     axes[0][0].set_yticks(places, list(candidates))
     seeds = "one seed" if summary["seeds"] == 1 else f"mean ± standard error of {summary['seeds']} seeds"
     canvas.suptitle(f"Test split, {seeds}; line: {summary['baseline']}")

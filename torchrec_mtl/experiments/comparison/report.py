@@ -63,6 +63,7 @@ def summarize(found: Sequence[Measurement], comparison: Comparison) -> Summary:
         "baseline": comparison.baseline,
         "seeds": len(found[0].metrics),
         "trials": len(comparison.settings),
+        "tuning": dict(comparison.tuning),
         "better": {figure.name: figure.better for figure in comparison.figures},
         "candidates": rows,
     }
@@ -81,7 +82,13 @@ def _values(models: Sequence[Measurement], comparison: Comparison) -> dict[str, 
 def rows_of(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the table: of each candidate its figures, their differences to the baseline, and its cost."""
     figures = list(summary["better"])
-    heads = ["", *(part for name in figures for part in (name, "difference")), "parameters", "in tables", "ms a step"]
+    heads = [
+        "",
+        *(part for name in figures for part in (name, "difference")),
+        "parameters beside tables",
+        "in tables",
+        "ms a step",
+    ]
     rows = []
     for name, found in summary["candidates"].items():
         cells = []
@@ -112,18 +119,54 @@ def title_of(summary: Summary) -> str:
     return f"Test split, {over}; difference to {summary['baseline']}, seed by seed. {better}."
 
 
+def by_chance(summary: Summary) -> str:
+    """How many differences of a size chance alone brings, by Student's t; empty where one seed tells nothing."""
+    count, freedom = (len(summary["candidates"]) - 1) * len(summary["better"]), summary["seeds"] - 1
+    if not (count and freedom):
+        return ""
+    from scipy.stats import t  # noqa: PLC0415  # its import takes a second
+
+    two, three = (2 * count * t.sf(errors, freedom) for errors in (2, 3))
+    return (
+        f"Where candidates do not differ at all, chance brings {two:.1f} of the {count} differences beyond two "
+        f"standard errors and {three:.1f} beyond three (Student's t, {freedom} degree{'s' * (freedom > 1)} of freedom)."
+    )
+
+
+def at_edges(summary: Summary) -> list[str]:
+    """Tuned numbers of which more than half of the models chose the least or the greatest that was tried.
+
+    Zero is no edge: there is nothing beyond a dropout of zero.
+    """
+    chosen = [setting for each in summary["candidates"].values() for setting in each["settings"]]
+    found = []
+    for name, values in summary["tuning"].items():
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if len(numbers) < len(values) or len(set(values)) == 1:
+            continue
+        for edge in (min(values), max(values)):
+            count = sum(setting[name] == edge for setting in chosen)
+            if edge and 2 * count > len(chosen):
+                found.append(
+                    f"{name}: {count} of {len(chosen)} models chose {edge}, the edge of what was tried ({values}). "
+                    f"Values beyond it may be better yet."
+                )
+    return found
+
+
 def markdown(summary: Summary) -> str:
-    """The table, and the settings that were chosen on the validation split."""
+    """The table, the settings that were chosen on the validation split, and how to read them."""
     heads, rows = rows_of(summary)
     lines = [heads, ["---"] * len(heads), *rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     chosen = "".join(
         f"| {name} | {'; '.join(map(_setting, found['settings']))} |\n" for name, found in summary["candidates"].items()
     )
-    text = f"{title_of(summary)}\n\n{table}"
+    text = "\n\n".join(filter(None, [title_of(summary), table.rstrip("\n"), by_chance(summary)])) + "\n"
     if summary["trials"] > 1:
         head = f"\nChosen on the validation split among {summary['trials']} settings, the same for each model:\n\n"
         text += f"{head}| | setting |\n| --- | --- |\n{chosen}"
+    text += "".join(f"\n{note}\n" for note in at_edges(summary))
     return text
 
 
@@ -132,8 +175,9 @@ def _printed(summary: Summary) -> Table:
     heads, rows = rows_of(summary)
     last = 1 + 2 * len(summary["better"])
     table = Table(title=title_of(summary), title_justify="left")
-    for head in (heads[0], *heads[1:last:2], heads[last], heads[-1]):
-        table.add_column(head, no_wrap=head in ("", *summary["better"]))
+    figures = [f"{head}\ndifference" for head in heads[1:last:2]]
+    for head in (heads[0], *figures, heads[last], heads[-1]):
+        table.add_column(head, no_wrap=head in ("", *figures))
     for row in rows:
         pairs = zip(row[1:last:2], row[2:last:2], strict=True)
         table.add_row(row[0], *("\n".join(filter(None, pair)) for pair in pairs), row[last], row[-1])
@@ -143,6 +187,8 @@ def _printed(summary: Summary) -> Table:
 def write_report(summary: Summary, output: Path, console: Console) -> None:
     """Prints the table and writes ``report.md``, ``report.json`` and ``report.png``."""
     console.print(_printed(summary))
+    for note in filter(None, [by_chance(summary), *at_edges(summary)]):
+        console.print(note, highlight=False)
     write_metrics(output / "report.json", summary)
     (output / "report.md").write_text(markdown(summary))
     from torchrec_mtl.experiments.comparison.plot import draw  # noqa: PLC0415  # Matplotlib takes a second

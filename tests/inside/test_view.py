@@ -12,7 +12,19 @@ from tests.contract import NAMES, NUM_TASKS, bound_trunk, every_subclass, rows
 from tests.ranks import run_on_ranks
 from torchrec_mtl.experts import Experts, Gates
 from torchrec_mtl.inside import InsideView, ShowsVectors, ShowsWeights, Softmax, Wiring
-from torchrec_mtl.trunks import CGC, PLE, AdaTT, CrossStitch, HTLNet, MultiLevelMMoE, OMoE, SharedBottom, Trunk
+from torchrec_mtl.trunks import (
+    CGC,
+    PLE,
+    AdaTT,
+    CrossStitch,
+    HTLNet,
+    MultiLevelMMoE,
+    OMoE,
+    PEPNet,
+    Separate,
+    SharedBottom,
+    Trunk,
+)
 
 TRUNKS = every_subclass(Trunk)
 TASKS = NAMES[:NUM_TASKS]
@@ -374,3 +386,12 @@ def test_gates_below_the_last_level_of_mmoe_serve_experts_and_no_tasks():
     first, last = seen(trunk, rows())
     assert first.readers == ("expert 0 above", "expert 1 above", "expert 2 above")
     assert last.readers == TASKS
+
+
+@pytest.mark.parametrize(("trunk_class", "levels"), [(Separate, 1), (PEPNet, 2)])
+def test_networks_of_one_task_bear_its_name(trunk_class, levels):
+    trunk = bound_trunk(trunk_class, layers=[6, 4]).eval()
+    view = InsideView(trunk, ("a", "b", "c"))
+    with view.watch():
+        trunk(torch.randn(5, trunk.in_features))
+    assert [level.experts for level in view.figures()] == [("a", "b", "c")] * levels

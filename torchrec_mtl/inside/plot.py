@@ -37,7 +37,7 @@ def draw_inside(levels: Sequence[Level], path: Path, title: str = "") -> Path:
         loads, entropies, likes = line.subplots(1, 3, width_ratios=_parts(level))
         if level.readers:
             _heat(loads, level.load, level.readers, level.experts, "load: mean weight")
-            _heat(entropies, level.entropy[:, None], (), ("entropy",), "")
+            _heat(entropies, level.entropy[:, None], (), ("entropy, 1: even",), "")
         else:
             _nothing(loads, "nothing mixes these experts")
             _nothing(entropies, "")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.layout import Layout
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
@@ -95,6 +96,10 @@ class PEPNet(Trunk):
         """Which parameters are whose: the layers, and what the gates give for each task."""
         last = {f"gates.{i}.2": Rows({0: width}) for i, width in enumerate(self.widths)}
         return experts_of("layers.*") | last
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Whose the networks are, for the inside view."""
+        return {str(i): Wiring(experts=range(self.num_tasks)) for i in range(len(self.layers))}
 
     def arrange(self, layout: Layout) -> None:
         """Finds the columns of the domain and of the prior; again, only compares."""

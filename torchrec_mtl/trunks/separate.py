@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchrec_mtl.experts import Experts
+from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
 from torchrec_mtl.trunks.task_parts import TaskPart, experts_of
@@ -74,3 +75,7 @@ class Separate(Trunk):
         common = features[:, : self.common].unsqueeze(1).expand(-1, self.num_tasks, -1)  # [B, T, C]
         own = features[:, self.common :].unflatten(1, (self.num_tasks, self.own))
         return self.networks(torch.cat([common, own], dim=2))
+
+    def wirings(self) -> dict[str, Wiring]:
+        """Whose the networks are, for the inside view."""
+        return {"": Wiring(experts=range(self.num_tasks))}

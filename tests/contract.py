@@ -14,10 +14,12 @@ import inspect
 import json
 import os
 import pkgutil
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from dataclasses import FrozenInstanceError, replace
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -26,17 +28,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import ks_2samp
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective
 from torchrec_mtl.data import Features, SparseFeature, Table
+from torchrec_mtl.experts import Gates
 from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.loss import MultiTaskLoss
 from torchrec_mtl.tasks import BinaryTask
 from torchrec_mtl.training import TableSharding, build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.training.pipeline import check_pipelined
+from torchrec_mtl.trunks import LayerOptions
 from torchrec_mtl.trunks.task_parts import place_of
 
 IN_FEATURES, NUM_TASKS, ROWS = 8, 3, 64
@@ -78,6 +84,13 @@ def assert_every_parameter_gets_a_gradient(module, *inputs):
         assert parameter.grad.count_nonzero() > 0, f"{name} gets a gradient of zeros"
 
 
+def assert_close_for_bfloat16(rough, exact):
+    """Up to a share of how far rows differ, however small that is: of 8 bits each rounding takes up to 0.4 %."""
+    error, spread = rough.float() - exact, exact.std(0).square().mean().sqrt()  # of a unit over rows
+    assert error.square().mean().sqrt() < 0.05 * spread
+    assert error.abs().max() < 0.5 * spread
+
+
 def accepts_a_batch_of_one_row_and_of_none(make):
     module = made(make)
     expected = module(rows()).shape[1:]
@@ -101,6 +114,52 @@ def loads_its_own_state(make):
 def repeats_itself_when_evaluated(make):
     module = made(make).eval()
     assert torch.equal(module(rows()), module(rows()))
+
+
+@contextmanager
+def nan_in_fresh_memory():
+    """Memory that nobody wrote to shows: where torch is deterministic it fills it with NaN."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def started_on_meta(make, seed=0):
+    """A module made on the meta device, and given memory and a start by TorchRec's own code."""
+    with torch.device("meta"):
+        module = make()
+    torch.manual_seed(seed)
+    with nan_in_fresh_memory():
+        DistributedModelParallel._init_parameters(SimpleNamespace(device=torch.device("cpu")), module)
+    return module
+
+
+def numbers_of(modules):
+    """``{name: [modules, numbers]}`` of all parameters and buffers, of large ones some thousand numbers."""
+    parts = [{**dict(module.named_parameters()), **dict(module.named_buffers())} for module in modules]
+    found = {name: torch.stack([part[name].detach().double().flatten() for part in parts]) for name in parts[0]}
+    return {name: values[:, :: values.shape[1] // 1000 + 1].numpy() for name, values in found.items()}
+
+
+def starts_on_meta_as_on_a_real_device(make, inputs=rows):
+    """DistributedModelParallel gives memory to modules on meta, and calls ``reset_parameters`` of who has it."""
+    here, there = ([start(make, seed) for seed in range(8)] for start in (made, started_on_meta))
+    expected, found = numbers_of(here), numbers_of(there)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        assert np.isfinite(found[name]).all(), f"{name} has no start: give the module that holds it reset_parameters()"
+        if (values == values[0]).all():
+            assert np.array_equal(found[name], values), f"{name} starts with {found[name][0]}, not {values[0]}"
+        else:
+            like = ks_2samp(values.flatten(), found[name].flatten(), method="asymp")
+            assert like.pvalue > 1e-5, f"{name} is drawn from another distribution than on a real device"
+    there[0].load_state_dict(here[0].state_dict())  # what then differs is no state
+    outputs = [module.eval()(inputs()) for module in (here[0], there[0])]
+    assert torch.equal(*outputs), "something that is no part of the state starts otherwise"
 
 
 def sees_each_row_alone_when_evaluated(make):
@@ -127,7 +186,7 @@ def trunk_computes_in_float32_and_bfloat16(make):
     assert exact.dtype == torch.float32
     rough = trunk.bfloat16()(rows(dtype=torch.bfloat16))
     assert rough.dtype == torch.bfloat16
-    torch.testing.assert_close(rough.float(), exact, atol=0.05, rtol=0.05)  # bfloat16 has 8 bits: 0.4 % a rounding
+    assert_close_for_bfloat16(rough, exact)
 
 
 def says_only_of_what_is_there_whose_it_is(make):
@@ -168,6 +227,7 @@ def trunk_is_pipelined(make):
 
 TRUNK_CHECKS = [
     trunk_is_pipelined,
+    starts_on_meta_as_on_a_real_device,
     says_only_of_what_is_there_whose_it_is,
     trunk_has_its_shape,
     trunk_computes_in_float32_and_bfloat16,
@@ -177,6 +237,54 @@ TRUNK_CHECKS = [
     repeats_itself_when_evaluated,
     sees_each_row_alone_when_evaluated,
 ]
+
+
+class OwnNorm(torch.nn.LayerNorm):
+    """A class of one's own, which no faster way may leave out."""
+
+
+class OwnActivation(torch.nn.Tanh):
+    """Likewise."""
+
+
+KINDS = (OwnNorm, OwnActivation, torch.nn.Dropout)
+OWN_OPTIONS = LayerOptions(dropout=0.3, activation=OwnActivation, norm=OwnNorm)
+
+
+def trunk_has_its_options_in_every_layer(make, networks):
+    """Norm, activation and dropout follow one another after each layer of each network, once a forward pass.
+
+    Args:
+        make: Makes the trunk from ``options``.
+        networks: ``{width of a layer: number of networks that have a layer of this width}``.
+    """
+    trunk, seen = made(partial(make, options=OWN_OPTIONS)), []
+    for module in trunk.modules():
+        if isinstance(module, KINDS):
+            module.register_forward_hook(lambda module, args, output: seen.append((module, args[0], output)))
+    features = rows()
+    trunk(features)
+    found = [[call for call in seen if isinstance(call[0], kind)] for kind in KINDS]
+    for kind, calls in zip(KINDS, found, strict=True):
+        assert Counter(call[1].shape[-1] for call in calls) == networks, f"{kind.__name__} of some layer is not called"
+        assert len({id(call[0]) for call in calls}) == len(calls), f"{kind.__name__} of two layers is one module"
+    norms, activations, dropouts = found
+    assert all(norm.normalized_shape == (x.shape[-1],) for norm, x, _ in norms)
+    assert all(dropout.p == 0.3 for dropout, _, _ in dropouts)
+    for before, after in ((norms, activations), (activations, dropouts)):
+        assert {id(output) for _, _, output in before} == {id(x) for _, x, _ in after}, "not one after the other"
+
+
+def trunk_has_its_dropout_in_every_gate(make, gates):
+    """``gate_dropout`` is that of each bank of gates.
+
+    Args:
+        make: Makes the trunk from ``gate_dropout``.
+        gates: Number of gates in all.
+    """
+    banks = [module for module in made(partial(make, gate_dropout=0.25)).modules() if isinstance(module, Gates)]
+    assert sum(len(bank.scores.bias) for bank in banks) == gates
+    assert [bank.dropout for bank in banks] == [0.25] * len(banks)
 
 
 class Mean(torch.nn.Module):
@@ -213,10 +321,11 @@ def head_gives_float32_from_any_input(make):
         assert output.dtype == torch.float32
         assert output.ndim in (1, 2)
         assert len(output) == ROWS
-    torch.testing.assert_close(rough, exact, atol=0.05, rtol=0.05)
+    assert_close_for_bfloat16(rough, exact)
 
 
 HEAD_CHECKS = [
+    starts_on_meta_as_on_a_real_device,
     head_gives_float32_from_any_input,
     accepts_a_batch_of_one_row_and_of_none,
     gives_every_parameter_a_gradient,
@@ -362,7 +471,15 @@ def balancer_keeps_declared_weights_out_of_the_state(make):
     assert "weights" not in make([1.0, 2.0]).state_dict(), "the job file says the weights, not the checkpoint"
 
 
+def balancer_keeps_declared_weights_on_meta(make):
+    """A dense part may be built there; DistributedModelParallel would make zeros of buffers."""
+    expected, found = make([1.0, 2.0]), started_on_meta(partial(make, [1.0, 2.0]))
+    assert torch.equal(found.weights, expected.weights)
+    assert torch.equal(found(torch.tensor([0.3, 0.7])), expected(torch.tensor([0.3, 0.7])))
+
+
 BALANCER_CHECKS = [
+    balancer_keeps_declared_weights_on_meta,
     balancer_gives_a_scalar,
     balancer_passes_gradient_to_every_loss,
     balancer_bears_a_loss_of_zero,

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.contract import every_subclass
+from tests.contract import every_subclass, started_on_meta
 from torchrec_mtl.dense import DenseEncoder, QuantileEncoder
 
 SAMPLES = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(2)), elements=st.floats(-100, 100, width=32))
@@ -32,6 +32,19 @@ def test_every_encoder_keeps_its_statistics_in_its_state(encoder_class):
     assert first(rows[:0]).shape == (0, first.out_features)
     assert torch.equal(first(rows), second(rows))
     assert not torch.equal(first(rows), encoder_class(3)(rows)), "fitting must matter"
+
+
+@pytest.mark.parametrize("encoder_class", every_subclass(DenseEncoder))
+@pytest.mark.parametrize("fitted_before", [False, True])
+def test_every_encoder_may_be_built_on_meta(encoder_class, fitted_before):
+    def make():
+        encoder = encoder_class(3)
+        if fitted_before:
+            encoder.fit(np.random.default_rng(0).exponential(size=(200, 3)))
+        return encoder
+
+    rows = torch.randn(5, 3)
+    assert torch.equal(started_on_meta(make)(rows), make()(rows))
 
 
 def test_by_hand():

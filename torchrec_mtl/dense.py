@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.meta import real_device
+
 
 class DenseEncoder(nn.Module, ABC):
     """Maps dense features ``[B, F]`` to ``[B, D_f]``, with statistics that travel in the checkpoint as buffers.
@@ -79,10 +81,12 @@ class QuantileEncoder(DenseEncoder):
         if quantiles < 2:
             raise ValueError(f"QuantileEncoder: quantiles must be at least 2, but found {quantiles}.")
         self.quantiles = quantiles
-        self.register_buffer("mean", torch.zeros(in_features))
-        self.register_buffer("deviation", torch.ones(in_features))
-        self.register_buffer("knots", torch.linspace(-1, 1, quantiles).repeat(in_features, 1))  # [F, Q], ascending
-        self.register_buffer("places", torch.linspace(-1, 1, quantiles).repeat(in_features, 1))  # [F, Q], q at each
+        device = real_device()
+        even = torch.linspace(-1, 1, quantiles, device=device)
+        self.register_buffer("mean", torch.zeros(in_features, device=device))
+        self.register_buffer("deviation", torch.ones(in_features, device=device))
+        self.register_buffer("knots", even.repeat(in_features, 1))  # [F, Q], ascending
+        self.register_buffer("places", even.repeat(in_features, 1))  # [F, Q], q at each
 
     @property
     def sources(self) -> Sequence[int]:

@@ -95,9 +95,15 @@ class EachLinear(nn.Module):
                 f"EachLinear: every size must be at least 1, but found number={number}, in_features={in_features} and "
                 f"out_features={out_features}."
             )
-        bound = 1 / math.sqrt(in_features)
-        self.weight = nn.Parameter(torch.empty(number, out_features, in_features).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(number, out_features).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(number, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(number, out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws weights and biases anew."""
+        bound = 1 / math.sqrt(self.weight.shape[2])
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, D]`` or ``[B, N, D]`` to ``[B, N, H]``."""

@@ -14,6 +14,7 @@ from torchrec_mtl.data.sampling import NegativeSampling
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.loss import MakeBalancer, MultiTaskLoss, check_width
+from torchrec_mtl.meta import check_meta
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.tasks.task import Task
 
@@ -31,7 +32,7 @@ class MultiTaskObjective(nn.Module):
     Raises:
         ValueError: If a task names no output, takes another number of values than its output has, a tower reaches no
             trained task or only without a gradient (its parameters would stay at random, unnoticed), or nothing reads
-            a link's output; or if no tower predicts the sampled label.
+            a link's output; if no tower predicts the sampled label; or see :meth:`check_meta`.
 
     Example::
 
@@ -73,6 +74,7 @@ class MultiTaskObjective(nn.Module):
                 f"Links {unread} are read by no task and no other link. Give each a task of its name (weight 0: only "
                 f"measured), or remove it. Tasks: {[task.name for task in tasks]}."
             )
+        self.check_meta()
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -82,6 +84,18 @@ class MultiTaskObjective(nn.Module):
     def forward(self, batch: MultiTaskBatch) -> tuple[Tensor, dict[str, Any]]:
         """Maps a batch to ``(scalar loss, detached output)``: see :class:`MultiTaskLoss`."""
         return self.loss(self.model(batch), batch.labels, batch.weights)  # outputs of all rows
+
+    def check_meta(self) -> None:
+        """Refuses parts on the meta device that ``DistributedModelParallel`` would leave without right values.
+
+        Tables may stand there, and so may modules that start by ``reset_parameters()``, as all of this package do.
+
+        Raises:
+            ValueError: If there are such parts; the text names them.
+        """
+        sequences = self.model.sequences
+        tables = (self.model.embeddings, None if sequences is None else sequences.embeddings)
+        check_meta(self, [each for each in tables if each is not None])
 
     def _of_kept_rows(self, outputs: Mapping[str, Tensor], offset: Tensor) -> dict[str, Tensor]:
         return self.model.heads.moved(outputs, dict.fromkeys(self.sampled_towers, offset))
@@ -159,7 +173,7 @@ def _sampled_towers(sampling: NegativeSampling, tasks: Sequence[Task], heads: Ta
             f"Towers' tasks and their labels: {found}{did_you_mean(sampling.label, found.values())}"
         )
     for task in predicting:
-        if task.outputs != 1 or task.needs_fit or float(task.predict(torch.zeros(1))) != 0.5:
+        if task.outputs != 1 or task.needs_fit or float(task.predict(torch.zeros(1, device="cpu"))) != 0.5:
             raise ValueError(
                 f"Sampling of '{sampling.label}': task '{task.name}' must predict it as the probability of one logit, "
                 f"but is a {type(task).__name__}. Use a BinaryTask, or weight the rows by a sample_weight."

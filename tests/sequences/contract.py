@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.contract import assert_every_parameter_gets_a_gradient, made
+from tests.contract import assert_every_parameter_gets_a_gradient, made, starts_on_meta_as_on_a_real_device
 from tests.sequences.batches import LENGTHS, MAX_LENGTH, SIDES, WIDTHS, batch, in_dtype, rows_of
 from torchrec_mtl.sequences import SequenceWidths
 
@@ -125,7 +125,12 @@ def refuses_what_does_not_fit(make):
         block(batch([2, 1], SequenceWidths(8, 8, 3, 4)))
 
 
+def starts_on_meta(make):
+    starts_on_meta_as_on_a_real_device(make, inputs=partial(batch, MIXED))
+
+
 ATTENTION_CHECKS = [
+    starts_on_meta,
     has_its_shape,
     gives_zeros_for_a_row_without_steps,
     has_finite_gradients_whatever_is_empty,

@@ -95,3 +95,9 @@ def test_without_positions_the_order_is_not_seen():
 def test_self_attention_refuses(widths, options, text):
     with pytest.raises(ValueError, match=f"MultiHeadTargetAttention: {text}"):
         MultiHeadTargetAttention(widths, **options)
+
+
+def test_positions_start_small_beside_the_items():
+    torch.manual_seed(0)
+    block = MultiHeadTargetAttention(SequenceWidths(items=16, query=16), positions=500)
+    assert block.positions.weight.std().item() == pytest.approx(0.02, rel=0.05)  # as in BERT

@@ -358,3 +358,11 @@ def test_a_tower_of_several_values_without_a_task_is_refused_on_use():
 def test_htlnet_refuses(arguments, text):
     with pytest.raises(ValueError, match=text):
         HTLNet(6, 2, **arguments)
+
+
+@pytest.mark.parametrize("width", [4, 100])
+def test_embeddings_of_labels_start_with_the_variance_of_one_over_their_width(width):
+    torch.manual_seed(0)
+    labels = torch.cat([table.flatten() for table in HTLNet(6, 500, layers=[2], label_features=width).labels])
+    assert labels.var().item() == pytest.approx(1 / width, rel=0.1)
+    assert labels.mean().abs() < 0.05 / width**0.5

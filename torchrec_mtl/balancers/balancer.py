@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchrec_mtl.meta import real_device
+
 
 class Balancer(nn.Module, ABC):
     """Maps the trained tasks' losses ``[T]`` to the scalar that is minimised.
@@ -29,7 +31,8 @@ class Balancer(nn.Module, ABC):
         super().__init__()
         if not weights or not all(weight > 0 for weight in weights):
             raise ValueError(f"{type(self).__name__}: needs a positive weight for each task, but found {weights}.")
-        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
+        declared = torch.tensor(weights, dtype=torch.float32, device=real_device())
+        self.register_buffer("weights", declared, persistent=False)
 
     @abstractmethod
     def forward(self, losses: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class ExpectedValue(Link):
         return log_p.exp() * expected
 
     def _refuse_another_unit(self, predict: Predict) -> None:
-        probe = torch.tensor([0.0, 1.0, 1000.0])
+        probe = torch.tensor([0.0, 1.0, 1000.0], device="cpu")
         try:
             found = str(predict(probe).tolist())
         except (IndexError, RuntimeError, ValueError) as error:  # a task of several values a row, or one not fitted

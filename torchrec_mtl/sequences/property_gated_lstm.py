@@ -45,8 +45,13 @@ class PropertyGatedLSTM(nn.Module):
         self.weight_state = nn.Parameter(torch.empty(4 * state, state))
         self.weight_property = nn.Parameter(torch.empty(3 * state, properties)) if properties else None  # i, f, o
         self.bias = nn.Parameter(torch.empty(4 * state))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew, as torch's own LSTM does."""
+        bound = self.weight_state.shape[1] ** -0.5
         for parameter in self.parameters():
-            nn.init.uniform_(parameter, -(state**-0.5), state**-0.5)  # as torch's own LSTM
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, sequence: JaggedSequence) -> Tensor:
         """Maps ``V`` steps in ``B`` rows to the state after each step, ``[V, H]``."""

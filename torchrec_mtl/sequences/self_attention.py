@@ -10,6 +10,15 @@ from torchrec_mtl.sequences.attention import JaggedSequence, SequenceAttention, 
 from torchrec_mtl.sequences.jagged import ages, padded, row_softmax, row_sums, unpadded
 
 
+class Positions(nn.Embedding):
+    """Embeddings of ages, which start small beside the items, as in BERT."""
+
+    def reset_parameters(self) -> None:
+        """Draws the embeddings anew."""
+        super().reset_parameters()
+        nn.init.normal_(self.weight, std=0.02)
+
+
 class MultiHeadTargetAttention(SequenceAttention):
     r"""Multi-head self-attention among a row's steps, then multi-head attention of the candidate q to them.
 
@@ -56,8 +65,7 @@ class MultiHeadTargetAttention(SequenceAttention):
             raise ValueError(f"MultiHeadTargetAttention: positions must be at least 1, but found {positions}.")
         self.num_heads = num_heads
         self.steps = nn.Linear(widths.items + widths.properties, width)
-        self.positions = nn.Embedding(positions, width)
-        nn.init.normal_(self.positions.weight, std=0.02)  # small beside the items, as in BERT
+        self.positions = Positions(positions, width)
         self.among = nn.Linear(width, 3 * width, bias=False)  # softmax does not see a bias of the keys
         self.mixed = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)

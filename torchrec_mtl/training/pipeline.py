@@ -84,14 +84,15 @@ def build_train_pipeline(
         products: ``torch.bfloat16`` to train under :func:`~torchrec_mtl.training.autocast.autocast`.
 
     Raises:
-        ValueError: If the optimizer would be ignored by the platform, no sharding plan fits, or tables have managed
-            collision and the device is no CUDA device.
+        ValueError: If the optimizer would be ignored by the platform, no sharding plan fits, tables have managed
+            collision and the device is no CUDA device, or parts on the meta device would get no values.
     """
     if device is None:
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     table_optimizer = table_optimizer or TableOptimizer()
     table_optimizer.check(device)
     check_device(managed_tables(objective), device)
+    objective.check_meta()
     tables = tables_of(objective)
     if table_optimizer.is_dense(device):
         if sequential := sequence_tables(objective):

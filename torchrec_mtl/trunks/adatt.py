@@ -31,25 +31,38 @@ class Fusion(nn.Module):
         super().__init__()
         self.experts = experts
         self.gates = gates
+        self.num_tasks = num_tasks
         self.task_experts = task_experts
-        bound = math.sqrt(1 / task_experts)
-        own = torch.empty(num_tasks, task_experts).uniform_(-bound, bound)
-        if task_experts == 1:
-            self.register_buffer("own", torch.ones_like(own), persistent=False)
-        else:
-            self.own = nn.Parameter(own)
+        own = nn.Parameter(torch.empty(num_tasks, task_experts))
+        self.own = own if task_experts > 1 else None  # of one expert the weight is 1
+        self._draw(own)  # in either case, so that what is drawn next under a seed does not depend on it
+
+    def reset_parameters(self) -> None:
+        """Draws the residual's weights anew, if there are any."""
+        if self.own is not None:
+            self._draw(self.own)
+
+    def _draw(self, own: nn.Parameter) -> None:
+        bound = math.sqrt(1 / self.task_experts)
+        nn.init.uniform_(own, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[B, D]`` or ``[B, T, D]`` to ``[B, T, H]``."""
         experts = self.experts(for_each_expert(x, self.task_experts))  # [B, T * m, H]
-        residual = torch.block_diag(*self.own)  # [T, T * m], each task's weights at its own experts
-        return (self.gates(x) + residual) @ experts  # [B, T, H]
+        gates = self.gates(x)  # [B, T, T * m]
+        return (gates + self._residual(gates)) @ experts  # [B, T, H]
+
+    def _residual(self, like: Tensor) -> Tensor:
+        """Each task's weights at its own experts, ``[T, T * m]``."""
+        if self.own is None:
+            return torch.eye(self.num_tasks, dtype=like.dtype, device=like.device)
+        return torch.block_diag(*self.own)
 
     def wirings(self) -> dict[str, Wiring]:
         """Whose the experts are, and the residual beside the gates, for the inside view."""
-        tasks = range(len(self.own))
+        tasks = range(self.num_tasks)
         experts = [task for task in tasks for _ in range(self.task_experts)]
-        return {"": Wiring(experts=experts, readers=tasks, fixed=torch.block_diag(*self.own))}
+        return {"": Wiring(experts=experts, readers=tasks, fixed=self._residual(self.gates.scores.weight))}
 
 
 class AdaTT(Trunk):

@@ -15,6 +15,28 @@ from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
 from torchrec_mtl.trunks.trunk import Trunk
 
 
+class Stitches(nn.ParameterList):
+    """The matrices ``[T, T]`` of :class:`CrossStitch`, one a layer.
+
+    Args:
+        number: Number of matrices.
+        num_tasks: Number of tasks, ``T``.
+        own: What stands on the diagonal at the start; the rest of 1 is spread over the row.
+    """
+
+    def __init__(self, number: int, num_tasks: int, own: float) -> None:
+        super().__init__(torch.empty(num_tasks, num_tasks) for _ in range(number))
+        self.own = own if num_tasks > 1 else 1.0
+        self.other = (1 - own) / max(num_tasks - 1, 1)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Sets the matrices as they start."""
+        for stitch in self:
+            stitch.fill_(self.other).fill_diagonal_(self.own)
+
+
 class CrossStitch(Trunk):
     r"""Separate networks, stitched together by one learned matrix after each layer.
 
@@ -63,9 +85,7 @@ class CrossStitch(Trunk):
         self.networks = nn.ModuleList(
             Experts(num_tasks, width, [layer], options) for width, layer in zip(widths, layers, strict=False)
         )
-        other = (1 - own) / max(num_tasks - 1, 1)
-        start = torch.full((num_tasks, num_tasks), other).fill_diagonal_(own if num_tasks > 1 else 1.0)
-        self.stitches = nn.ParameterList(start.clone() for _ in layers)
+        self.stitches = Stitches(len(layers), num_tasks, own)
 
     def task_parts(self) -> dict[str, TaskPart]:
         """Which parameters are whose."""

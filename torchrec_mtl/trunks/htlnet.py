@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_mtl.inside.shown import Wiring
+from torchrec_mtl.meta import real_device
 from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.annealing import Annealing
 from torchrec_mtl.trunks.fusion import Fusion
+from torchrec_mtl.trunks.labels import Labels
 from torchrec_mtl.trunks.sequential import SequentialTrunk
 from torchrec_mtl.trunks.task_parts import Listed, TaskPart
 
@@ -93,14 +95,12 @@ class HTLNet(SequentialTrunk):
         super().__init__(in_features, num_tasks, layers[-1])
         told = self.out_features + label_features
         self.own = nn.ModuleList(mlp(in_features + (told if t else 0), layers, options) for t in range(num_tasks))
-        self.labels = nn.ParameterList(
-            torch.randn(2, label_features) / label_features**0.5 for _ in range(num_tasks - 1)
-        )
+        self.labels = Labels(num_tasks - 1, label_features)
         before = range(1, num_tasks)
         self.fuse_vectors = nn.ModuleList(Fusion(self.out_features, sources, bias=True) for sources in before)
         self.fuse_labels = nn.ModuleList(Fusion(label_features, sources, bias=True) for sources in before)
         self.annealing = annealing
-        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("steps", torch.tensor(0, device=real_device()))
         self._towers: tuple[nn.Module, ...] = ()  # a tuple: the heads own them, so they are no children here
 
     @property

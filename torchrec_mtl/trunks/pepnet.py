@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchrec_mtl.experts import Experts
 from torchrec_mtl.inside.shown import Wiring
 from torchrec_mtl.layout import Layout
+from torchrec_mtl.meta import real_device
 from torchrec_mtl.mlp import PLAIN, LayerOptions
 from torchrec_mtl.trunks.levels import check_layers
 from torchrec_mtl.trunks.task_parts import Rows, TaskPart, experts_of
@@ -88,7 +89,8 @@ class PEPNet(Trunk):
         )
         self.gates = nn.ModuleList(GateUnit(in_features, gate_hidden, num_tasks * width) for width in layers)
         for what in self.names:
-            self.register_buffer(f"is_{what}", torch.ones(in_features, dtype=torch.bool), persistent=False)
+            everywhere = torch.ones(in_features, dtype=torch.bool, device=real_device())
+            self.register_buffer(f"is_{what}", everywhere, persistent=False)
         named = any(names is not None for names in self.names.values())
         self._places: dict[str, tuple[int, ...]] | None = None if named else {}  # None until it is arranged
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
 from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.training.columns import columns_of
 from torchrec_mtl.trunks.task_parts import Label, TaskPart, place_of
 
 BALANCER = "balancer"
@@ -25,6 +27,8 @@ class NetworkNames:
         sequences: Sequences with one attention block for all towers.
         task_sequences: Sequences with a block a tower.
         layers: ``{part: its layers without parameters}`` of trunk and towers, in words: activations, dropout.
+        columns: ``{part: [(feature, width), ...]}`` of what each part reads, in order: see
+            :func:`~torchrec_mtl.training.columns.columns_of`; empty in older checkpoints.
     """
 
     towers: Sequence[str]
@@ -33,6 +37,7 @@ class NetworkNames:
     sequences: Sequence[str] = field(default_factory=list)
     task_sequences: Sequence[str] = field(default_factory=list)
     layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
 
     @staticmethod
     def of(objective: MultiTaskObjective) -> NetworkNames:
@@ -46,13 +51,16 @@ class NetworkNames:
             sequences=[] if sequences is None else list(sequences.attend.shared_names),
             task_sequences=[] if sequences is None else list(sequences.attend.per_task_names),
             layers={part: _layers(each) for part, each in {"trunk": objective.model.trunk, **parts}.items()},
+            columns=columns_of(objective.model),
         )
 
     def renamed(self, towers: Mapping[str, str]) -> NetworkNames:
         """With other names of towers."""
-        parts = {f"towers.{before}": f"towers.{after}" for before, after in towers.items()}
+        kinds = ("towers", "trunk")
+        parts = {f"{kind}.{before}": f"{kind}.{after}" for before, after in towers.items() for kind in kinds}
         layers = {parts.get(part, part): each for part, each in self.layers.items()}
-        return replace(self, towers=[towers.get(name, name) for name in self.towers], layers=layers)
+        columns = {parts.get(part, part): each for part, each in self.columns.items()}
+        return replace(self, towers=[towers.get(name, name) for name in self.towers], layers=layers, columns=columns)
 
 
 @dataclass(frozen=True)

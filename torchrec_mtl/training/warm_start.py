@@ -13,6 +13,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.addresses import Address, NetworkNames
 from torchrec_mtl.training.checkpoint import objective_of, read_shapes, read_state
+from torchrec_mtl.training.columns import moved_columns
 from torchrec_mtl.training.freezing import check_parts, new_towers
 from torchrec_mtl.training.matching import Addresses, Match, addresses, match
 from torchrec_mtl.training.origin import Origin
@@ -39,7 +40,8 @@ class Started:
 def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
     """Loads from a checkpoint all that a model shares with it; every rank calls it, before the first step.
 
-    Features are not compared: a job does that, who builds a pipeline of one's own knows them.
+    Features are compared by their places and widths alone: what they mean a job compares, and who builds a pipeline of
+    one's own knows.
 
     Args:
         pipeline: As built by :func:`~torchrec_mtl.training.pipeline.build_train_pipeline`.
@@ -104,6 +106,7 @@ def _match(
     if origin.loads("trunk"):
         _check_trunk(origin, names, says=parts is not None)
         trunk.check_start(before.towers, names.towers)
+    _check_columns(origin, names, kept)
     here = addresses(shapes, names, parts)
     _check_names(start, names, here)
     tables = {f"tables.{name}": f"tables.{after}" for name, after in origin.start.renamed("tables").items()}
@@ -131,6 +134,21 @@ def _check_trunk(origin: Origin, names: NetworkNames, says: bool) -> None:
             f"towers only: found {list(origin.before.towers)} in the checkpoint '{origin.path}', here "
             f"{list(names.towers)}. Say so in {kind}.task_parts, or name trunk in start_from.new."
         )
+
+
+def _check_columns(origin: Origin, names: NetworkNames, kept: Sequence[str]) -> None:
+    before, after = origin.before.columns, names.columns
+    parts = ["trunk", *(f"trunk.{tower}" for tower in kept)] if origin.loads("trunk") else []
+    parts += [f"towers.{tower}" for tower in kept]
+    parts += [part for part in after if part.startswith("sequences.") and part in before and origin.loads(part)]
+    for part in parts if before else []:
+        if moved := moved_columns(before, after, part):
+            named = "trunk" if part.startswith("trunk") else part
+            raise ValueError(
+                f"The checkpoint '{origin.path}' has a part '{part}' that reads other columns: {moved}. What it has "
+                f"learnt of one feature would meet another. Give tables, sequences and dense encoder the widths that "
+                f"they had there, also those that start anew, or name {named} in start_from.new."
+            )
 
 
 def _check_names(start: StartFrom, names: NetworkNames, here: Addresses) -> None:

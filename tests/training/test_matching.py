@@ -230,6 +230,19 @@ def test_a_funnel_in_another_order_is_refused():
     assert isinstance(trunk, SequentialTrunk)
 
 
+@pytest.mark.parametrize("kind", [AITM, DBMTL, HTLNet])
+@pytest.mark.parametrize("after", ["abc", "acb"])
+def test_no_kept_step_of_a_funnel_stands_after_a_new_one(kind, after):
+    """Or it would read what it has not learnt with; nor may it stand where another step stood."""
+    with pytest.raises(
+        ValueError, match=r"towers are \['a', 'b', 'c'\], this job's .*, of which \['b'\] start anew. Keep the order"
+    ):
+        MAKERS[kind](3).check_start("abc", list(after), ["b"])
+    MAKERS[kind](3).check_start("abc", "abc", ["b", "c"])
+    MAKERS[kind](3).check_start("abc", "ax", ["x"])
+    MAKERS[kind](3).check_start("ab", "abx", ["x"])
+
+
 def test_what_is_missing_or_has_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"does not hold \['trunk.levels.0.gates.scores.weight of d'.*at random"):
         transferred(MMoE, ["a", "b"], ["a", "d"])

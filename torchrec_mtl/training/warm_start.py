@@ -105,7 +105,7 @@ def _match(
     parts, before = trunk.task_parts(), origin.before
     if origin.loads("trunk"):
         _check_trunk(origin, names, says=parts is not None)
-        trunk.check_start(before.towers, names.towers)
+        trunk.check_start(before.towers, names.towers, new_towers(names.towers, new))
     _check_columns(origin, names, kept)
     here = addresses(shapes, names, parts)
     _check_names(start, names, here)

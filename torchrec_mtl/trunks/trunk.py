@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -96,8 +96,15 @@ class Trunk(nn.Module, ABC):
         """
         return None
 
-    def check_start(self, before: Sequence[str], after: Sequence[str]) -> None:  # most take any others
+    def check_start(
+        self, before: Sequence[str], after: Sequence[str], new: Collection[str] = ()
+    ) -> None:  # most take any others
         """Shows the trunk the tasks of the trunk that it is to start from, and its own.
+
+        Args:
+            before: Tasks there, by their names here.
+            after: This trunk's.
+            new: Those of them that start anew, also where there is one of the name.
 
         Raises:
             ValueError: If it cannot start from a trunk of such tasks.

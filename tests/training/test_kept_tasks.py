@@ -1,8 +1,11 @@
 """Pipelines that start from others: kept tasks stay as they were, or the start is refused, or a note says so."""
 
 import pytest
+from torch import nn
 
 from tests.training.starting import make_objective, started
+from torchrec_mtl.heads import Tower
+from torchrec_mtl.mlp import LayerOptions
 from torchrec_mtl.trunks import AITM, DBMTL, HTLNet
 
 
@@ -22,3 +25,28 @@ def test_a_new_step_amid_kept_ones_is_refused(tmp_path, kind):
     pair = [make_objective("abc", FUNNELS[kind]) for _ in range(2)]
     with pytest.raises(ValueError, match=rf"{kind} passes information from tower to tower.*of which \['b'\] start ane"):
         started(tmp_path, *pair, new=["towers.b"], frozen=["tables", "trunk", "towers.a", "towers.c"])
+
+
+def tower(norm):
+    return lambda reads: Tower(reads, hidden=[4], options=LayerOptions(norm=norm))
+
+
+def test_a_kept_tower_is_taken_whole(tmp_path):
+    """Batch norm has all that layer norm has, and more."""
+    names, was, now = ["a", "b"], tower(nn.BatchNorm1d), tower(nn.LayerNorm)
+    with pytest.raises(
+        ValueError,
+        match=r"holds more of \['towers.a', 'towers.b'\] than this job has: .*'towers.a.hidden.1.running_mean'.* Build",
+    ):
+        started(tmp_path, make_objective(names, tower=was), make_objective(names, tower=now))
+    new = ["towers.a.hidden.1", "towers.b"]
+    found = started(tmp_path, make_objective(names, tower=was), make_objective(names, tower=now), new=new)[-1]
+    assert found.left["towers.a"] == 4 * 4 + 1, "scale, shift, mean, variance; and the number of batches"
+
+
+def test_another_normalisation_of_the_same_shapes_is_noted(tmp_path):
+    was, now = tower(nn.LayerNorm), tower(lambda width: nn.GroupNorm(2, width))
+    found = started(tmp_path, make_objective(["a"], tower=was), make_objective(["a"], tower=now))[-1]
+    (note,) = found.notes
+    assert note.startswith("Part 'towers.a' was trained with ['LayerNorm((4,), eps=1e-05")
+    assert "and has ['GroupNorm(2, 4, eps=1e-05" in note

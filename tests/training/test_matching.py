@@ -154,7 +154,7 @@ def test_what_needs_a_second_task_belongs_to_it():
 def test_a_trunk_is_not_taken_in_part(make_one):
     towers = ["a", "b"]
     with pytest.raises(
-        ValueError, match=r"more of the trunk than this job has: \['trunk\..* Build the trunk as there, or"
+        ValueError, match=r"more of \['trunk'\] than this job has: \['trunk\..* Build them as there, or"
     ):
         moved(make_one(3), towers, make_one(2), towers)
     moved(make_one(3), towers, make_one(2), towers, new=["trunk"])

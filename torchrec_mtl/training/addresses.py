@@ -26,7 +26,7 @@ class NetworkNames:
         links: Links, in the order in which they are computed.
         sequences: Sequences with one attention block for all towers.
         task_sequences: Sequences with a block a tower.
-        layers: ``{part: its layers without parameters}`` of trunk and towers, in words: activations, dropout.
+        layers: ``{part: its layers without weights}`` of trunk and towers, in words: activations, norms, dropout.
         columns: ``{part: [(feature, width), ...]}`` of what each part reads, in order: see
             :func:`~torchrec_mtl.training.columns.columns_of`; empty in older checkpoints.
     """
@@ -122,8 +122,9 @@ def _of_sequence(words: Sequence[str], names: NetworkNames) -> Address:
 
 
 def _layers(part: nn.Module) -> list[str]:
-    """Its layers without parameters, in words, each once."""
-    return sorted({repr(each) for each in part.modules() if not ([*each.children()] or each.state_dict())})
+    """Its layers without weights, in words, each once; a normalisation has a scale and a shift at most."""
+    leaves = [each for each in part.modules() if not [*each.children()]]
+    return sorted({repr(each) for each in leaves if all(entry.ndim < 2 for entry in each.state_dict().values())})
 
 
 def inside(name: str, parts: Collection[str]) -> bool:

@@ -77,7 +77,8 @@ def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
         if piece.source is not None and piece.loaded and not piece.is_whole:
             piece.copy(request[f"model.{piece.source}"], state[piece.entry])
     model.load_state_dict(state)
-    return Started(str(origin.path), _parts(found, origin), found.left, _moved(found, objective))
+    notes = [*_moved(found, objective), *origin.changed_layers(NetworkNames.of(objective))]
+    return Started(str(origin.path), _parts(found, origin), found.left, notes)
 
 
 def _moved(found: Match, objective: MultiTaskObjective) -> list[str]:

@@ -1,12 +1,15 @@
 """Pipelines that start from others: kept tasks stay as they were, or the start is refused, or a note says so."""
 
+from functools import partial
+
 import pytest
+import torch
 from torch import nn
 
 from tests.training.starting import make_objective, started
 from torchrec_mtl.heads import Tower
 from torchrec_mtl.mlp import LayerOptions
-from torchrec_mtl.trunks import AITM, DBMTL, HTLNet
+from torchrec_mtl.trunks import AITM, DBMTL, HTLNet, Separate
 
 
 def trunk(kind, **arguments):
@@ -50,3 +53,26 @@ def test_another_normalisation_of_the_same_shapes_is_noted(tmp_path):
     (note,) = found.notes
     assert note.startswith("Part 'towers.a' was trained with ['LayerNorm((4,), eps=1e-05")
     assert "and has ['GroupNorm(2, 4, eps=1e-05" in note
+
+
+COUNTING = LayerOptions(norm=partial(nn.BatchNorm1d, affine=False))  # no parameters, but statistics that move
+WITH_NORM = {
+    "AITM": trunk(AITM, layers=[8], options=COUNTING),
+    "DBMTL": trunk(DBMTL, bottom_layers=[8], task_layers=[8], relation_layers=[8], options=COUNTING),
+    "Separate": trunk(Separate, layers=[8], options=COUNTING),
+}
+
+
+@pytest.mark.parametrize("kind", WITH_NORM)
+def test_frozen_kept_tasks_count_no_batch_while_a_new_one_trains(tmp_path, kind):
+    pair = [
+        make_objective(towers, WITH_NORM[kind], lambda reads: Tower(reads, hidden=[4], options=COUNTING))
+        for towers in ("ab", "abc")
+    ]
+    frozen = ["tables", "trunk", "towers.a", "towers.b"]
+    was, first, last, found = started(tmp_path, *pair, new=["towers.c"], frozen=frozen)
+    assert found.notes == []
+    for task in "ab":
+        torch.testing.assert_close(first[task], was[task])  # computed beside a third, they may round otherwise
+        torch.testing.assert_close(last[task], first[task], rtol=0, atol=0)
+    assert not torch.equal(last["c"], first["c"])

@@ -122,7 +122,7 @@ class Origin:
         return next((before for before, after in self.start.renamed("towers").items() if after == tower), tower)
 
     def changed_layers(self, network: NetworkNames) -> list[str]:
-        """What is to be said of loaded parts whose layers have the same shapes, but other activations, norms or dropout.
+        """What is to be said of loaded parts with layers of the same shapes, but other activations, norms or dropout.
 
         Args:
             network: This job's.

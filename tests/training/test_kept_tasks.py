@@ -10,6 +10,7 @@ from tests.training.starting import make_objective, started
 from torchrec_mtl.heads import Tower
 from torchrec_mtl.mlp import LayerOptions
 from torchrec_mtl.trunks import AITM, DBMTL, HTLNet, Separate
+from torchrec_mtl.trunks.annealing import Annealing
 
 
 def trunk(kind, **arguments):
@@ -75,4 +76,28 @@ def test_frozen_kept_tasks_count_no_batch_while_a_new_one_trains(tmp_path, kind)
     for task in "ab":
         torch.testing.assert_close(first[task], was[task])  # computed beside a third, they may round otherwise
         torch.testing.assert_close(last[task], first[task], rtol=0, atol=0)
+    assert not torch.equal(last["c"], first["c"])
+
+
+def test_a_frozen_tower_that_reads_what_a_live_one_predicts_is_noted(tmp_path):
+    def pair():
+        return [make_objective("abc", FUNNELS["HTLNet"]) for _ in range(2)]
+
+    _, first, last, found = started(tmp_path, *pair(), frozen=["tables", "trunk", "towers.a", "towers.c"])
+    assert not torch.equal(last["c"], first["c"])
+    assert found.notes == [
+        "In HTLNet a task's vector depends on what the towers before its own predict: outputs of the frozen towers "
+        "['c'] move while ['b'] train. Freeze these, too, if they are to stay."
+    ]
+    _, first, last, found = started(tmp_path, *pair(), frozen=["tables", "trunk", "towers.a", "towers.b"])
+    assert found.notes == []
+    assert all(torch.equal(last[task], first[task]) for task in "ab")
+
+
+def test_the_temperature_of_frozen_steps_stays_while_a_new_one_trains(tmp_path):
+    quick = trunk(HTLNet, layers=[8], annealing=Annealing(start=10.0, decay=0.5, every=1, floor=0.01))
+    pair = [make_objective(towers, quick) for towers in ("ab", "abc")]
+    frozen = ["tables", "trunk", "towers.a", "towers.b"]
+    _, first, last, _ = started(tmp_path, *pair, new=["towers.c"], frozen=frozen)
+    assert torch.equal(last["b"], first["b"])
     assert not torch.equal(last["c"], first["c"])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.addresses import Address, NetworkNames
 from torchrec_mtl.training.checkpoint import objective_of, read_shapes, read_state
@@ -82,15 +83,32 @@ def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
 
 
 def _moved(found: Match, objective: MultiTaskObjective) -> list[str]:
-    """What is to be said of a trunk whose tasks read each other, when some came or went, but others shall stay."""
+    """What is to be said of a frozen trunk whose tasks read each other, when some came, went or train."""
     trunk = objective.model.trunk
-    trains = all(parameter.requires_grad for parameter in trunk.parameters())
-    if trains or not any(each.crosses for each in found.pieces):
+    if all(parameter.requires_grad for parameter in trunk.parameters()):
         return []
-    return [
-        f"Tasks came or went, and in {type(trunk).__name__} each task's vector depends on all tasks: outputs of frozen "
-        f"towers are not what they were in the checkpoint."
-    ]
+    name, notes = type(trunk).__name__, []
+    if any(each.crosses for each in found.pieces):
+        notes.append(
+            f"Tasks came or went, and in {name} each task's vector depends on all tasks: outputs of frozen towers are "
+            f"not what they were in the checkpoint."
+        )
+    still, live = _still_after(objective.model.heads) if trunk.reads_towers else ([], [])
+    if still:
+        notes.append(
+            f"In {name} a task's vector depends on what the towers before its own predict: outputs of the frozen "
+            f"towers {still} move while {live} train. Freeze these, too, if they are to stay."
+        )
+    return notes
+
+
+def _still_after(heads: TaskHeads) -> tuple[list[str], list[str]]:
+    """Frozen towers that stand after one that trains; and those that train before the last of them."""
+    trains = [any(each.requires_grad for each in tower.parameters()) for tower in heads.towers]
+    still = [place for place, live in enumerate(trains) if not live and any(trains[:place])]
+    before = trains[: still[-1]] if still else []
+    names = heads.tower_names
+    return [names[place] for place in still], [names[place] for place, live in enumerate(before) if live]
 
 
 def _shapes(pipeline: TrainPipelineSparseDist) -> dict[str, tuple[int, ...]]:

@@ -73,6 +73,7 @@ class HTLNet(SequentialTrunk):
         trunk(torch.randn(4, 8)).shape  # torch.Size([4, 2, 16])
     """
 
+    reads_towers = True
     steps: Tensor
 
     def __init__(
@@ -152,7 +153,7 @@ class HTLNet(SequentialTrunk):
             labels.append(self._label(t - 1, vectors[-1]))
             told = [self.fuse_vectors[t - 1](vectors), self.fuse_labels[t - 1](labels)]
             found.append(self.own[t](torch.cat([*told, features], dim=1)))
-        if self.training:
+        if self.training and self.own[0].training:  # where the first step is frozen, so is what the others are told
             self.steps += 1
         return torch.stack(found, dim=1)  # [B, T, H]
 

@@ -31,6 +31,8 @@ class Trunk(nn.Module, ABC):
 
     keeps_tables_apart = False  # whether no task's gradient reaches features that the layout calls another task's own
 
+    reads_towers = False  # whether a task's vector depends on what the towers before its own predict
+
     def __init__(self, in_features: int, num_tasks: int, out_features: int) -> None:
         super().__init__()
         sizes = {"in_features": in_features, "num_tasks": num_tasks, "out_features": out_features}

@@ -9,7 +9,7 @@ from torch import nn
 from tests.training.starting import make_objective, started
 from torchrec_mtl.heads import Tower
 from torchrec_mtl.mlp import LayerOptions
-from torchrec_mtl.trunks import AITM, DBMTL, HTLNet, Separate
+from torchrec_mtl.trunks import AITM, DBMTL, HTLNet, MultiLevelMMoE, PEPNet, Separate
 from torchrec_mtl.trunks.annealing import Annealing
 
 
@@ -101,3 +101,26 @@ def test_the_temperature_of_frozen_steps_stays_while_a_new_one_trains(tmp_path):
     _, first, last, _ = started(tmp_path, *pair, new=["towers.c"], frozen=frozen)
     assert torch.equal(last["b"], first["b"])
     assert not torch.equal(last["c"], first["c"])
+
+
+@pytest.mark.parametrize(
+    ("depths", "new", "parts"),
+    [((1, 2), ["trunk.levels.1"], r"\['levels.0.gates'\]"), ((2, 1), [], r"\['levels.1.gates', 'levels.0.gates'\]")],
+)
+def test_gates_of_tasks_are_not_taken_for_gates_of_experts(tmp_path, depths, new, parts):
+    """With as many experts as tasks, the last level's gates have the shape of those of a middle level."""
+    pair = [make_objective("ab", trunk(MultiLevelMMoE, levels=[[8]] * depth, num_experts=2)) for depth in depths]
+    with pytest.raises(
+        ValueError,
+        match=rf"a trunk in which other parts belong to single tasks: {parts}, so its numbers",
+    ):
+        started(tmp_path, *pair, new=new)
+
+
+def test_the_first_levels_of_a_trunk_stay_where_a_level_is_added(tmp_path):
+    def pair():
+        return [make_objective("ab", trunk(PEPNet, layers=[8] * depth)) for depth in (1, 2)]
+
+    found = started(tmp_path, *pair(), new=["trunk.layers.1", "trunk.gates.1"])[-1]
+    assert found.parts["trunk"]["loaded"] > 0
+    assert found.parts["trunk"]["new"] > 0

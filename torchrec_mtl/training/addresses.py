@@ -29,6 +29,8 @@ class NetworkNames:
         layers: ``{part: its layers without weights}`` of trunk and towers, in words: activations, norms, dropout.
         columns: ``{part: [(feature, width), ...]}`` of what each part reads, in order: see
             :func:`~torchrec_mtl.training.columns.columns_of`; empty in older checkpoints.
+        task_parts: ``{part of the trunk: kind of part}``, see :meth:`~torchrec_mtl.trunks.trunk.Trunk.task_parts`;
+            ``None`` where the trunk does not say, and in older checkpoints.
     """
 
     towers: Sequence[str]
@@ -38,11 +40,13 @@ class NetworkNames:
     task_sequences: Sequence[str] = field(default_factory=list)
     layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
+    task_parts: Mapping[str, str] | None = None
 
     @staticmethod
     def of(objective: MultiTaskObjective) -> NetworkNames:
         """The names of a model."""
         heads, trunk, sequences = objective.model.heads, type(objective.model.trunk), objective.model.sequences
+        said = objective.model.trunk.task_parts()
         parts = {f"towers.{name}": tower for name, tower in zip(heads.tower_names, heads.towers, strict=True)}
         return NetworkNames(
             towers=list(heads.tower_names),
@@ -52,6 +56,7 @@ class NetworkNames:
             task_sequences=[] if sequences is None else list(sequences.attend.per_task_names),
             layers={part: _layers(each) for part, each in {"trunk": objective.model.trunk, **parts}.items()},
             columns=columns_of(objective.model),
+            task_parts=None if said is None else {part: type(how).__name__ for part, how in said.items()},
         )
 
     def renamed(self, towers: Mapping[str, str]) -> NetworkNames:

@@ -14,11 +14,11 @@ from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.addresses import Address, NetworkNames
 from torchrec_mtl.training.checkpoint import objective_of, read_shapes, read_state
-from torchrec_mtl.training.columns import moved_columns
-from torchrec_mtl.training.freezing import check_parts, new_towers
+from torchrec_mtl.training.freezing import check_parts
 from torchrec_mtl.training.matching import Addresses, Match, addresses, match
 from torchrec_mtl.training.origin import Origin
 from torchrec_mtl.training.start_from import StartFrom
+from torchrec_mtl.training.start_network import check_columns, check_trunk
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,8 @@ def _match(
     new, names, trunk = origin.start.new, NetworkNames.of(objective), objective.model.trunk
     kept = origin.kept(names.towers)
     parts, before = trunk.task_parts(), origin.before
-    if origin.loads("trunk"):
-        _check_trunk(origin, names, says=parts is not None)
-        trunk.check_start(before.towers, names.towers, new_towers(names.towers, new))
-    _check_columns(origin, names, kept)
+    check_trunk(origin, names, trunk)
+    check_columns(origin, names)
     here = addresses(shapes, names, parts)
     _check_names(start, names, here)
     tables = {f"tables.{name}": f"tables.{after}" for name, after in origin.start.renamed("tables").items()}
@@ -138,36 +136,6 @@ def _match(
             f"The checkpoint '{origin.path}' {error}. It holds {_held(origin)}. Parts that are to start anew are named "
             f"in start_from.new, and towers and tables that were called otherwise in start_from.rename."
         ) from error
-
-
-def _check_trunk(origin: Origin, names: NetworkNames, says: bool) -> None:
-    was, kind = (each.rpartition(".")[2] for each in (origin.before.trunk, names.trunk))
-    if was != kind:
-        raise ValueError(
-            f"The checkpoint '{origin.path}' has a {was} as its trunk, but this job a {kind}. Declare the same, or "
-            f"name trunk in start_from.new."
-        )
-    if not says and (list(origin.before.towers) != list(names.towers) or new_towers(names.towers, origin.start.new)):
-        raise ValueError(
-            f"{kind} does not say which of its parameters belong to which task, so it starts from a trunk of the same "
-            f"towers only: found {list(origin.before.towers)} in the checkpoint '{origin.path}', here "
-            f"{list(names.towers)}. Say so in {kind}.task_parts, or name trunk in start_from.new."
-        )
-
-
-def _check_columns(origin: Origin, names: NetworkNames, kept: Sequence[str]) -> None:
-    before, after = origin.before.columns, names.columns
-    parts = ["trunk", *(f"trunk.{tower}" for tower in kept)] if origin.loads("trunk") else []
-    parts += [f"towers.{tower}" for tower in kept]
-    parts += [part for part in after if part.startswith("sequences.") and part in before and origin.loads(part)]
-    for part in parts if before else []:
-        if moved := moved_columns(before, after, part):
-            named = "trunk" if part.startswith("trunk") else part
-            raise ValueError(
-                f"The checkpoint '{origin.path}' has a part '{part}' that reads other columns: {moved}. What it has "
-                f"learnt of one feature would meet another. Give tables, sequences and dense encoder the widths that "
-                f"they had there, also those that start anew, or name {named} in start_from.new."
-            )
 
 
 def _check_names(start: StartFrom, names: NetworkNames, here: Addresses) -> None:

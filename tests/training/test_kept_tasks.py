@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.starting import make_objective, started
+from tests.training.starting import build, make_objective, started, train
 from torchrec_mtl.heads import Tower
 from torchrec_mtl.mlp import LayerOptions
+from torchrec_mtl.training import checkpoint
+from torchrec_mtl.training.distributed import distributed
+from torchrec_mtl.training.position import Position
 from torchrec_mtl.trunks import AITM, DBMTL, HTLNet, MultiLevelMMoE, PEPNet, Separate
 from torchrec_mtl.trunks.annealing import Annealing
 
@@ -124,3 +127,35 @@ def test_the_first_levels_of_a_trunk_stay_where_a_level_is_added(tmp_path):
     found = started(tmp_path, *pair(), new=["trunk.layers.1", "trunk.gates.1"])[-1]
     assert found.parts["trunk"]["loaded"] > 0
     assert found.parts["trunk"]["new"] > 0
+
+
+def test_other_arguments_of_a_loaded_trunk_are_noted(tmp_path):
+    def pair():
+        return [make_objective("ab", trunk(PEPNet, layers=[8], prior=[name])) for name in ("shop", "recent_shops")]
+
+    found = started(tmp_path, *pair(), frozen=["tables", "trunk"])[-1]
+    assert found.notes == ["The trunk was trained with other arguments: prior: shop, now recent_shops."]
+    assert started(tmp_path, *pair(), new=["trunk"])[-1].notes == []
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "text"),
+    [
+        ((PEPNet, {"domain": ["shop", "dense"]}), (PEPNet, {"domain": ["shop"]}), "domain: dense, shop, now shop"),
+        ((PEPNet, {"prior": ["shop"]}), (PEPNet, {}), "prior: shop, now all"),
+        ((HTLNet, {}), (HTLNet, {"annealing": Annealing(start=5.0)}), r"annealing: .*start=10.0.*, now .*start=5.0"),
+    ],
+)
+def test_a_checkpoint_is_used_with_the_arguments_of_its_trunk(tmp_path, was, now, text):
+    was, now = (trunk(kind, layers=[8], **arguments) for kind, arguments in (was, now))
+    with distributed() as runtime:
+        old, position = train(build(make_objective("ab", was)), steps=1), Position(step=1)
+        checkpoint.save(tmp_path, old, position, runtime, keep=1)
+        path = checkpoint.find(tmp_path)
+        checkpoint.load_model(path, build(make_objective("ab", was)), position)
+        checkpoint.resume(path, build(make_objective("ab", was)), position, runtime)
+        text = f"was trained with other arguments of the trunk: {text}.* Give those that it was trained with, or train"
+        with pytest.raises(ValueError, match=text):
+            checkpoint.load_model(path, build(make_objective("ab", now)), position)
+        with pytest.raises(ValueError, match=text):
+            checkpoint.resume(path, build(make_objective("ab", now)), position, runtime)

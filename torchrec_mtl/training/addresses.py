@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from torchrec_mtl.data.meaning import differences
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.columns import columns_of
 from torchrec_mtl.trunks.task_parts import Label, TaskPart, place_of
@@ -31,6 +32,7 @@ class NetworkNames:
             :func:`~torchrec_mtl.training.columns.columns_of`; empty in older checkpoints.
         task_parts: ``{part of the trunk: kind of part}``, see :meth:`~torchrec_mtl.trunks.trunk.Trunk.task_parts`;
             ``None`` where the trunk does not say, and in older checkpoints.
+        arguments: The trunk's, see :meth:`~torchrec_mtl.trunks.trunk.Trunk.arguments`; ``None`` in older checkpoints.
     """
 
     towers: Sequence[str]
@@ -41,6 +43,7 @@ class NetworkNames:
     layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
     task_parts: Mapping[str, str] | None = None
+    arguments: Mapping[str, str] | None = None
 
     @staticmethod
     def of(objective: MultiTaskObjective) -> NetworkNames:
@@ -57,7 +60,14 @@ class NetworkNames:
             layers={part: _layers(each) for part, each in {"trunk": objective.model.trunk, **parts}.items()},
             columns=columns_of(objective.model),
             task_parts=None if said is None else {part: type(how).__name__ for part, how in said.items()},
+            arguments=dict(objective.model.trunk.arguments()),
         )
+
+    def other_arguments(self, now: NetworkNames) -> str:
+        """What of the trunk's arguments is another in a network, in words; empty if nothing is, or it is not known."""
+        if self.arguments is None or now.arguments is None:
+            return ""
+        return differences(self.arguments, now.arguments)
 
     def renamed(self, towers: Mapping[str, str]) -> NetworkNames:
         """With other names of towers."""

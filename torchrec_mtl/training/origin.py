@@ -129,6 +129,8 @@ class Origin:
         """
         parts = ["trunk"] if self.loads("trunk") else []
         found = []
+        if parts and (changed := self.before.other_arguments(network)):
+            found.append(f"The trunk was trained with other arguments: {changed}.")
         for part in [*parts, *(f"towers.{name}" for name in self.kept(network.towers))]:
             before, after = self.before.layers.get(part), network.layers.get(part)
             if before is not None and after is not None and list(before) != list(after):

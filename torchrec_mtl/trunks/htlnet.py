@@ -133,6 +133,10 @@ class HTLNet(SequentialTrunk):
                     f"logit, but task '{name}' is a {type(task).__name__}. Declare it last, or take AITM or DBMTL."
                 )
 
+    def arguments(self) -> dict[str, str]:
+        """The annealing: labels are served at the temperature that it gives."""
+        return {"annealing": repr(self.annealing)}
+
     def task_parts(self) -> dict[str, TaskPart]:
         """Which parameters are whose: a label's embedding is the next task's, the first that reads it."""
         later = Listed(first=1)

@@ -96,6 +96,10 @@ class PEPNet(Trunk):
         last = {f"gates.{i}.2": Rows({0: width}) for i, width in enumerate(self.widths)}
         return experts_of("layers.*") | last
 
+    def arguments(self) -> dict[str, str]:
+        """The features that the gates read."""
+        return {what: "all" if names is None else ", ".join(sorted(names)) for what, names in self.names.items()}
+
     def arrange(self, layout: Layout) -> None:
         """Finds the columns of the domain and of the prior; again, only compares."""
         super().arrange(layout)

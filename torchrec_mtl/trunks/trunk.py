@@ -98,6 +98,14 @@ class Trunk(nn.Module, ABC):
         """
         return None
 
+    def arguments(self) -> Mapping[str, str]:  # most have none
+        """Arguments that change what trained parameters compute, but no shape, in words: ``{argument: its value}``.
+
+        A checkpoint keeps them: it is evaluated and resumed with the same ones only, and one that starts from it with
+        others is told so. Activations, norms and dropout need not be among them.
+        """
+        return {}
+
     def check_start(
         self, before: Sequence[str], after: Sequence[str], new: Collection[str] = ()
     ) -> None:  # most take any others

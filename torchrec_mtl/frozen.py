@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ class Frozen:
 
     Args:
         tables: Names of tables.
-        modules: Modules that have parameters, none of which trains: they stay in eval mode.
+        modules: Modules of which nothing trains, see :func:`frozen_modules`: they stay in eval mode.
         rows: ``{parameter: mask}`` of parameters of which some rows train; true where a number is kept.
     """
 
@@ -30,14 +30,21 @@ class Frozen:
             module.eval()
 
 
-def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules that have parameters, none of which trains."""
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
+def frozen_modules(module: nn.Module, kept: Collection[str] = (), start: str = "") -> Iterator[nn.Module]:
+    """The outermost modules that have parameters, none of which trains, or buffers alone, all of which are kept.
+
+    Args:
+        module: Where to look.
+        kept: Names of the buffers that are kept.
+        start: What these names put before the module's own.
+    """
+    parameters, state = list(module.parameters()), module.state_dict()
+    still = not any(parameter.requires_grad for parameter in parameters)
+    if still and state and (parameters or all(f"{start}{name}" in kept for name in state)):
         yield module
         return
-    for child in module.children():
-        yield from frozen_modules(child)
+    for name, child in module.named_children():
+        yield from frozen_modules(child, kept, f"{start}{name}.")
 
 
 def keep_rows(optimizer: Optimizer, masks: dict[nn.Parameter, Tensor]) -> Optimizer:

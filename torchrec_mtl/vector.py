@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,7 @@ class FeatureVector(nn.Module):
         self.out_features = len(shared)
         self.dense_features = len(everything.columns["dense"])
         self.tower_features = {tower: len(columns) for tower, columns in parts.items()}
+        self.columns = _columns(everything, {"": shared, **parts}, self.layout.own)
         self._shared = runs(shared)
         self._parts = [runs(columns) for columns in parts.values()]
         self.splits = bool(apart)
@@ -103,6 +104,24 @@ class FeatureVector(nn.Module):
             return [pooled.values()]
         found = dict(zip(keys, pooled.values().split(pooled.length_per_key(), dim=1), strict=True))
         return [found[name] for name in self.pooled]
+
+
+def _columns(
+    everything: Layout, readers: Mapping[str, Sequence[int]], own: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[tuple[str, int]]]:
+    """``{reader: [(feature, width), ...]}`` in the order of the columns.
+
+    The trunk is ``trunk`` for what all tasks share and ``trunk.<tower>`` for a tower's own copies; what a tower reads
+    besides is ``towers.<tower>``.
+    """
+    owner = {column: name for name, columns in everything.columns.items() for column in columns}  # "dense" gives way
+    whose = {copy: tower for tower, copies in own.items() for copy in copies.values()}
+    found: dict[str, list[tuple[str, int]]] = {"trunk": []}
+    for reader, columns in readers.items():
+        for name, group in groupby(owner[column] for column in columns):
+            part = f"towers.{reader}" if reader else f"trunk.{whose[name]}" if name in whose else "trunk"
+            found.setdefault(part, []).append((name, len(list(group))))
+    return found
 
 
 def feature_vector(

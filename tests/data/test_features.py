@@ -7,7 +7,7 @@ import pytest
 from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from torchrec_mtl.data import DenseFeature, Features, SparseFeature, Table
+from torchrec_mtl.data import BehaviourSequence, DenseFeature, Features, SparseFeature, Table
 
 
 def features():
@@ -49,6 +49,14 @@ def test_dense_features_are_optional():
 def test_a_table_needs_rows(rows):
     with pytest.raises(ValueError, match=f"Table 'shop': rows must be at least 1, but found {rows}"):
         Table("shop", rows)
+
+
+def test_the_names_of_tables_and_sequences_have_no_dot():
+    with pytest.raises(ValueError, match=r"Table 'a.b': a name must not contain '.'.* Call it 'a_b'"):
+        Table("a.b", 10)
+    with pytest.raises(ValueError, match=r"Sequence 'a.b': a name must not contain '.'.* Call it 'a_b'"):
+        BehaviourSequence("a.b", items=[SparseFeature("item")])
+    assert SparseFeature("a.b", table="shop").name == "a.b", "a column may be called so"
 
 
 @pytest.mark.parametrize("dimension", [0, -4, 3, 6, 18])

@@ -93,8 +93,16 @@ def test_the_towers_of_a_product_are_trained_by_it():
 
 
 def test_an_output_may_be_called_like_a_method():
-    made = TaskHeads({"keys": Tower(4), "forward": Tower(4), "a.b": Tower(4)})
-    assert set(made(torch.randn(2, 3, 4))) == {"keys", "forward", "a.b"}
+    made = TaskHeads({"keys": Tower(4), "forward": Tower(4), "a b": Tower(4)})
+    assert set(made(torch.randn(2, 3, 4))) == {"keys", "forward", "a b"}
+
+
+def test_a_name_with_a_dot_is_refused():
+    """A part of the model is spoken of as towers.a.b: it would be taken for a part of tower a."""
+    with pytest.raises(ValueError, match=r"Tower 'a.b': a name must not contain '.', which leads .* Call it 'a_b'"):
+        TaskHeads({"a": Tower(4), "a.b": Tower(4)})
+    with pytest.raises(ValueError, match=r"Link 'a.b': a name must not contain '.'"):
+        TaskHeads({"a": Tower(4), "b": Tower(4)}, [ProbabilityProduct("a.b", of=("a", "b"))])
 
 
 def test_a_tower_of_several_values_keeps_them():

@@ -154,7 +154,7 @@ def test_what_needs_a_second_task_belongs_to_it():
 def test_a_trunk_is_not_taken_in_part(make_one):
     towers = ["a", "b"]
     with pytest.raises(
-        ValueError, match=r"more of the trunk than this job has: \['trunk\..* Build the trunk as there, or"
+        ValueError, match=r"more of \['trunk'\] than this job has: \['trunk\..* Build them as there, or"
     ):
         moved(make_one(3), towers, make_one(2), towers)
     moved(make_one(3), towers, make_one(2), towers, new=["trunk"])
@@ -228,6 +228,19 @@ def test_a_funnel_in_another_order_is_refused():
     with pytest.raises(ValueError, match=r"AITM passes information .* are \['a', 'b'\], this job's \['b', 'a', 'c'\]"):
         trunk.check_start(["a", "b"], ["b", "a", "c"])
     assert isinstance(trunk, SequentialTrunk)
+
+
+@pytest.mark.parametrize("kind", [AITM, DBMTL, HTLNet])
+@pytest.mark.parametrize("after", ["abc", "acb"])
+def test_no_kept_step_of_a_funnel_stands_after_a_new_one(kind, after):
+    """Or it would read what it has not learnt with; nor may it stand where another step stood."""
+    with pytest.raises(
+        ValueError, match=r"towers are \['a', 'b', 'c'\], this job's .*, of which \['b'\] start anew. Keep the order"
+    ):
+        MAKERS[kind](3).check_start("abc", list(after), ["b"])
+    MAKERS[kind](3).check_start("abc", "abc", ["b", "c"])
+    MAKERS[kind](3).check_start("abc", "ax", ["x"])
+    MAKERS[kind](3).check_start("ab", "abx", ["x"])
 
 
 def test_what_is_missing_or_has_another_shape_is_refused():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torchrec_mtl.data.feature import SparseFeature
+from torchrec_mtl.names import check_name
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class BehaviourSequence:
         max_length: Steps that are read: the last ones.
 
     Raises:
-        ValueError: If there is no item column, a name occurs twice, the query does not mirror the items, or
-            ``max_length`` is not positive.
+        ValueError: If its name contains a dot, there is no item column, a name occurs twice, the query does not mirror
+            the items, or ``max_length`` is not positive.
     """
 
     name: str
@@ -34,6 +35,7 @@ class BehaviourSequence:
     max_length: int = 50
 
     def __post_init__(self) -> None:
+        check_name("Sequence", self.name)
         names = [column.name for column in self.columns]
         if not self.items:
             raise ValueError(f"Sequence '{self.name}' needs at least one item column, but items is empty.")

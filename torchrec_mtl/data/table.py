@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from torch.nn.init import uniform_
 
+from torchrec_mtl.names import check_name
+
 
 @dataclass(frozen=True)
 class ManagedCollision:
@@ -65,8 +67,8 @@ class Table:
             others do.
 
     Raises:
-        ValueError: If ``rows`` is not positive, ``dimension`` no positive multiple of 4, the pooling unknown or
-            ``init_scale`` negative.
+        ValueError: If the name contains a dot, ``rows`` is not positive, ``dimension`` no positive multiple of 4, the
+            pooling unknown or ``init_scale`` negative.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Table:
     pretrained: Pretrained | None = None
 
     def __post_init__(self) -> None:
+        check_name("Table", self.name)
         if self.init_scale is not None and not (isfinite(self.init_scale) and self.init_scale >= 0):
             raise ValueError(
                 f"Table '{self.name}': init_scale must be a finite number of at least 0, but found {self.init_scale}."

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchrec_mtl.heads.head import Head, read_in_groups
 from torchrec_mtl.heads.link import Link
 from torchrec_mtl.hints import did_you_mean
+from torchrec_mtl.names import check_name
 
 
 class TaskHeads(nn.Module):
@@ -27,8 +28,8 @@ class TaskHeads(nn.Module):
     stays that of its calibrated steps. Training sees raw outputs.
 
     Raises:
-        ValueError: If there is no tower, a name occurs twice, a link reads an output that nothing makes, or links read
-            each other in a circle.
+        ValueError: If there is no tower, a name occurs twice or contains a dot, a link reads an output that nothing
+            makes, or links read each other in a circle.
 
     Example::
 
@@ -170,7 +171,10 @@ class TaskHeads(nn.Module):
 def _named(towers: Iterable[str], links: Sequence[Link]) -> dict[str, Link]:
     """``{name: link}`` once every name is known to be made once and every name that is read to be made."""
     names = list(towers)
+    for name in names:
+        check_name("Tower", name)
     for link in links:
+        check_name("Link", link.name)
         if link.name in names:
             raise ValueError(f"Link '{link.name}': the name is taken. Outputs so far: {names}.")
         names.append(link.name)

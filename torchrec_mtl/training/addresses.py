@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
+from torchrec_mtl.data.meaning import differences
 from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.training.columns import columns_of
 from torchrec_mtl.trunks.task_parts import Label, TaskPart, place_of
 
 BALANCER = "balancer"
@@ -24,7 +27,12 @@ class NetworkNames:
         links: Links, in the order in which they are computed.
         sequences: Sequences with one attention block for all towers.
         task_sequences: Sequences with a block a tower.
-        layers: ``{part: its layers without parameters}`` of trunk and towers, in words: activations, dropout.
+        layers: ``{part: its layers without weights}`` of trunk and towers, in words: activations, norms, dropout.
+        columns: ``{part: [(feature, width), ...]}`` of what each part reads, in order: see
+            :func:`~torchrec_mtl.training.columns.columns_of`; empty in older checkpoints.
+        task_parts: ``{part of the trunk: kind of part}``, see :meth:`~torchrec_mtl.trunks.trunk.Trunk.task_parts`;
+            ``None`` where the trunk does not say, and in older checkpoints.
+        arguments: The trunk's, see :meth:`~torchrec_mtl.trunks.trunk.Trunk.arguments`; ``None`` in older checkpoints.
     """
 
     towers: Sequence[str]
@@ -33,11 +41,15 @@ class NetworkNames:
     sequences: Sequence[str] = field(default_factory=list)
     task_sequences: Sequence[str] = field(default_factory=list)
     layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
+    task_parts: Mapping[str, str] | None = None
+    arguments: Mapping[str, str] | None = None
 
     @staticmethod
     def of(objective: MultiTaskObjective) -> NetworkNames:
         """The names of a model."""
         heads, trunk, sequences = objective.model.heads, type(objective.model.trunk), objective.model.sequences
+        said = objective.model.trunk.task_parts()
         parts = {f"towers.{name}": tower for name, tower in zip(heads.tower_names, heads.towers, strict=True)}
         return NetworkNames(
             towers=list(heads.tower_names),
@@ -46,13 +58,24 @@ class NetworkNames:
             sequences=[] if sequences is None else list(sequences.attend.shared_names),
             task_sequences=[] if sequences is None else list(sequences.attend.per_task_names),
             layers={part: _layers(each) for part, each in {"trunk": objective.model.trunk, **parts}.items()},
+            columns=columns_of(objective.model),
+            task_parts=None if said is None else {part: type(how).__name__ for part, how in said.items()},
+            arguments=dict(objective.model.trunk.arguments()),
         )
+
+    def other_arguments(self, now: NetworkNames) -> str:
+        """What of the trunk's arguments is another in a network, in words; empty if nothing is, or it is not known."""
+        if self.arguments is None or now.arguments is None:
+            return ""
+        return differences(self.arguments, now.arguments)
 
     def renamed(self, towers: Mapping[str, str]) -> NetworkNames:
         """With other names of towers."""
-        parts = {f"towers.{before}": f"towers.{after}" for before, after in towers.items()}
+        kinds = ("towers", "trunk")
+        parts = {f"{kind}.{before}": f"{kind}.{after}" for before, after in towers.items() for kind in kinds}
         layers = {parts.get(part, part): each for part, each in self.layers.items()}
-        return replace(self, towers=[towers.get(name, name) for name in self.towers], layers=layers)
+        columns = {parts.get(part, part): each for part, each in self.columns.items()}
+        return replace(self, towers=[towers.get(name, name) for name in self.towers], layers=layers, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -114,8 +137,9 @@ def _of_sequence(words: Sequence[str], names: NetworkNames) -> Address:
 
 
 def _layers(part: nn.Module) -> list[str]:
-    """Its layers without parameters, in words, each once."""
-    return sorted({repr(each) for each in part.modules() if not ([*each.children()] or each.state_dict())})
+    """Its layers without weights, in words, each once; a normalisation has a scale and a shift at most."""
+    leaves = [each for each in part.modules() if not [*each.children()]]
+    return sorted({repr(each) for each in leaves if all(entry.ndim < 2 for entry in each.state_dict().values())})
 
 
 def inside(name: str, parts: Collection[str]) -> bool:

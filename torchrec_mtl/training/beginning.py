@@ -60,7 +60,6 @@ def begin(session: Session, origin: Origin | None, reporter: Reporter) -> None:
         check_meaning(origin, job.features, session.start, session.serving.network, job.network.dense is not None)
         started = warm_start(session.pipeline, job.training.start_from)
         notes += origin.changed_tasks(job.tasks, job.network.towers)
-        notes += origin.changed_layers(session.serving.network)
         notes += _refitted(session, origin)
     coverage = runtime.together(lambda: load_pretrained(session.pipeline, job.features))
     for name, found in coverage.items():

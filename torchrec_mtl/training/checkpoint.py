@@ -97,6 +97,7 @@ def resume(path: Path, pipeline: TrainPipelineSparseDist, now: Position, runtime
     """
     position = read_position(path)
     check_fits(path, position, now)
+    ServingState.read(path).check_network(path, NetworkNames.of(objective_of(pipeline)))
     _init_dense_state(pipeline)
     _load(path, _state(pipeline), pipeline)
     if position.world_size == now.world_size:
@@ -130,6 +131,7 @@ def load_model(path: Path, pipeline: TrainPipelineSparseDist, now: Position | No
     """
     if now is not None:
         check_meaning(path, read_position(path), now)
+        ServingState.read(path).check_network(path, NetworkNames.of(objective_of(pipeline)))
     _load(path, {"model": _model(pipeline).state_dict()}, pipeline)
 
 

@@ -23,8 +23,8 @@ def freeze(objective: MultiTaskObjective, parts: Sequence[str], new: Collection[
 
     Call it before :func:`~torchrec_mtl.training.pipeline.build_train_pipeline`. Frozen parameters have no gradient and
     no optimizer; frozen tables have no backward pass. A module in which nothing trains stays in eval mode, so its
-    dropout is off and its batch norm counts no batch. Of a frozen trunk, what belongs to towers that are new trains
-    (:meth:`~torchrec_mtl.trunks.trunk.Trunk.task_parts`).
+    dropout is off and its batch norm counts no batch, whether or not it has parameters. Of a frozen trunk, what belongs
+    to towers that are new trains (:meth:`~torchrec_mtl.trunks.trunk.Trunk.task_parts`).
 
     Args:
         objective: What is to be trained.
@@ -48,14 +48,15 @@ def freeze(objective: MultiTaskObjective, parts: Sequence[str], new: Collection[
     towers = new_towers(objective.model.heads.tower_names, new)
     tables = frozenset(name for name in tables_of(objective) if inside(f"tables.{name}", parts))
     tables -= {name for name in tables if inside(f"tables.{name}", new)}
+    kept = {
+        name: _kept(addresses[name], each.shape, parts, new, towers)
+        for name, each in objective.state_dict().items()
+        if not addresses[name].name.startswith("tables.")  # the modules that hold them are TorchRec's to replace
+    }
     rows: dict[str, Tensor] = {}
     left = set(tables_of(objective)) - tables
     for name, parameter in _other_parameters(objective):
-        address = addresses[name]
-        if not inside(address.name, parts) or inside(address.name, new) or address.owner in towers:
-            left.add(name)
-            continue
-        mask = _kept(address, parameter, towers)
+        mask = kept[name]
         if mask.all():
             parameter.requires_grad_(False)
             continue
@@ -64,7 +65,8 @@ def freeze(objective: MultiTaskObjective, parts: Sequence[str], new: Collection[
             rows[name] = mask
     if not left:
         raise ValueError(f"freeze: {list(parts)} are all there is, so nothing is left to train.")
-    objective.model.frozen = Frozen(tables, list(frozen_modules(objective.model)), rows)
+    buffers = {name for name, _ in objective.named_buffers() if name in kept and kept[name].all()}
+    objective.model.frozen = Frozen(tables, list(frozen_modules(objective.model, buffers, "model.")), rows)
     objective.model.frozen.evaluate()
 
 
@@ -100,9 +102,13 @@ def _other_parameters(objective: MultiTaskObjective) -> Iterator[tuple[str, nn.P
     yield from ((name, each) for name, each in named.items() if name not in tables)
 
 
-def _kept(address: Address, parameter: Tensor, towers: Collection[str]) -> Tensor:
-    """True where a number is of no new tower."""
-    mask = torch.ones(parameter.shape, dtype=torch.bool)
+def _kept(
+    address: Address, shape: Sequence[int], parts: Collection[str], new: Collection[str], towers: Collection[str]
+) -> Tensor:
+    """True where a number is frozen: in a part that is, but not in one that is new, nor of a new tower."""
+    if not inside(address.name, parts) or inside(address.name, new) or address.owner in towers:
+        return torch.zeros(tuple(shape), dtype=torch.bool)
+    mask = torch.ones(tuple(shape), dtype=torch.bool)
     for dimension, labels in address.rows.items():
         kept = torch.tensor([task not in towers for task, _ in labels])
         mask &= kept.view([-1 if i == dimension else 1 for i in range(mask.ndim)])

@@ -143,9 +143,11 @@ def match(here: Addresses, there: Addresses, new: Collection[str], new_towers: C
         raise ValueError(f"does not hold {_some(missing)}, which would start at random")
     if other:
         raise ValueError(f"holds other shapes: {_some(other)}")
-    if more := _more_of_trunk(here, there, new, new_towers):
+    if more := _more(here, there, new, new_towers):
+        parts = list(dict.fromkeys(address.part for address in more))
         raise ValueError(
-            f"holds more of the trunk than this job has: {_some(more)}. Build the trunk as there, or name trunk as new"
+            f"holds more of {parts} than this job has: {_some([address.name for address in more])}. Build them as "
+            f"there, or name them as new"
         )
     return Match(pieces, _left(pieces, there))
 
@@ -169,14 +171,15 @@ def _more_shared(here: Address, there: Address) -> bool:
     return False
 
 
-def _more_of_trunk(here: Addresses, there: Addresses, new: Collection[str], new_towers: Collection[str]) -> list[str]:
-    """Entries of the checkpoint's trunk that are shared or of a kept tower, and have no place in a trunk that loads."""
+def _more(here: Addresses, there: Addresses, new: Collection[str], new_towers: Collection[str]) -> list[Address]:
+    """Entries of the checkpoint that are shared or of a kept tower, and have no place in the part here that loads."""
     found = [address for address, _ in here.values()]
     names, towers = {address.name for address in found}, {address.owner for address in found}
     towers |= {task for address in found for labels in address.rows.values() for task, _ in labels}
     kept = {None, *towers} - set(new_towers)
-    more = [address for address, _ in there.values() if address.part == "trunk" and address.name not in names]
-    return [address.name for address in more if address.owner in kept and not inside(address.name, new)]
+    parts = {address.part for address in found if not inside(address.name, ["tables", BALANCER])}  # tables come and go
+    more = [address for address, _ in there.values() if address.part in parts and address.name not in names]
+    return [address for address in more if address.owner in kept and not inside(address.name, new)]
 
 
 def _left(pieces: Sequence[Piece], there: Addresses) -> dict[str, int]:

@@ -122,13 +122,15 @@ class Origin:
         return next((before for before, after in self.start.renamed("towers").items() if after == tower), tower)
 
     def changed_layers(self, network: NetworkNames) -> list[str]:
-        """What is to be said of loaded parts whose layers have no other shapes, but other activations or dropout.
+        """What is to be said of loaded parts with layers of the same shapes, but other activations, norms or dropout.
 
         Args:
             network: This job's.
         """
         parts = ["trunk"] if self.loads("trunk") else []
         found = []
+        if parts and (changed := self.before.other_arguments(network)):
+            found.append(f"The trunk was trained with other arguments: {changed}.")
         for part in [*parts, *(f"towers.{name}" for name in self.kept(network.towers))]:
             before, after = self.before.layers.get(part), network.layers.get(part)
             if before is not None and after is not None and list(before) != list(after):

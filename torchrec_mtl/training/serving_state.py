@@ -64,6 +64,18 @@ class ServingState:
         content = {**says, "statistics": statistics, KEY: calibrators}
         write_whole(checkpoint / SERVING, content)
 
+    def check_network(self, checkpoint: Path, now: NetworkNames) -> None:
+        """Checks that a trunk is built with the arguments that the checkpoint's was trained with.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if self.network is not None and (changed := self.network.other_arguments(now)):
+            raise ValueError(
+                f"The checkpoint '{checkpoint}' was trained with other arguments of the trunk: {changed}. Give those "
+                f"that it was trained with, or train anew."
+            )
+
     def restored(self, tasks: Sequence[Task]) -> list[Task]:
         """The tasks with the statistics that they were trained with.
 

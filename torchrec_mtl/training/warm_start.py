@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.training.addresses import Address, NetworkNames
 from torchrec_mtl.training.checkpoint import objective_of, read_shapes, read_state
-from torchrec_mtl.training.freezing import check_parts, new_towers
+from torchrec_mtl.training.freezing import check_parts
 from torchrec_mtl.training.matching import Addresses, Match, addresses, match
 from torchrec_mtl.training.origin import Origin
 from torchrec_mtl.training.start_from import StartFrom
+from torchrec_mtl.training.start_network import check_columns, check_trunk
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Started:
 def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
     """Loads from a checkpoint all that a model shares with it; every rank calls it, before the first step.
 
-    Features are not compared: a job does that, who builds a pipeline of one's own knows them.
+    Features are compared by their places and widths alone: what they mean a job compares, and who builds a pipeline of
+    one's own knows.
 
     Args:
         pipeline: As built by :func:`~torchrec_mtl.training.pipeline.build_train_pipeline`.
@@ -75,19 +78,37 @@ def warm_start(pipeline: TrainPipelineSparseDist, start: StartFrom) -> Started:
         if piece.source is not None and piece.loaded and not piece.is_whole:
             piece.copy(request[f"model.{piece.source}"], state[piece.entry])
     model.load_state_dict(state)
-    return Started(str(origin.path), _parts(found, origin), found.left, _moved(found, objective))
+    notes = [*_moved(found, objective), *origin.changed_layers(NetworkNames.of(objective))]
+    return Started(str(origin.path), _parts(found, origin), found.left, notes)
 
 
 def _moved(found: Match, objective: MultiTaskObjective) -> list[str]:
-    """What is to be said of a trunk whose tasks read each other, when some came or went, but others shall stay."""
+    """What is to be said of a frozen trunk whose tasks read each other, when some came, went or train."""
     trunk = objective.model.trunk
-    trains = all(parameter.requires_grad for parameter in trunk.parameters())
-    if trains or not any(each.crosses for each in found.pieces):
+    if all(parameter.requires_grad for parameter in trunk.parameters()):
         return []
-    return [
-        f"Tasks came or went, and in {type(trunk).__name__} each task's vector depends on all tasks: outputs of frozen "
-        f"towers are not what they were in the checkpoint."
-    ]
+    name, notes = type(trunk).__name__, []
+    if any(each.crosses for each in found.pieces):
+        notes.append(
+            f"Tasks came or went, and in {name} each task's vector depends on all tasks: outputs of frozen towers are "
+            f"not what they were in the checkpoint."
+        )
+    still, live = _still_after(objective.model.heads) if trunk.reads_towers else ([], [])
+    if still:
+        notes.append(
+            f"In {name} a task's vector depends on what the towers before its own predict: outputs of the frozen "
+            f"towers {still} move while {live} train. Freeze these, too, if they are to stay."
+        )
+    return notes
+
+
+def _still_after(heads: TaskHeads) -> tuple[list[str], list[str]]:
+    """Frozen towers that stand after one that trains; and those that train before the last of them."""
+    trains = [any(each.requires_grad for each in tower.parameters()) for tower in heads.towers]
+    still = [place for place, live in enumerate(trains) if not live and any(trains[:place])]
+    before = trains[: still[-1]] if still else []
+    names = heads.tower_names
+    return [names[place] for place in still], [names[place] for place, live in enumerate(before) if live]
 
 
 def _shapes(pipeline: TrainPipelineSparseDist) -> dict[str, tuple[int, ...]]:
@@ -101,9 +122,8 @@ def _match(
     new, names, trunk = origin.start.new, NetworkNames.of(objective), objective.model.trunk
     kept = origin.kept(names.towers)
     parts, before = trunk.task_parts(), origin.before
-    if origin.loads("trunk"):
-        _check_trunk(origin, names, says=parts is not None)
-        trunk.check_start(before.towers, names.towers)
+    check_trunk(origin, names, trunk)
+    check_columns(origin, names)
     here = addresses(shapes, names, parts)
     _check_names(start, names, here)
     tables = {f"tables.{name}": f"tables.{after}" for name, after in origin.start.renamed("tables").items()}
@@ -116,21 +136,6 @@ def _match(
             f"The checkpoint '{origin.path}' {error}. It holds {_held(origin)}. Parts that are to start anew are named "
             f"in start_from.new, and towers and tables that were called otherwise in start_from.rename."
         ) from error
-
-
-def _check_trunk(origin: Origin, names: NetworkNames, says: bool) -> None:
-    was, kind = (each.rpartition(".")[2] for each in (origin.before.trunk, names.trunk))
-    if was != kind:
-        raise ValueError(
-            f"The checkpoint '{origin.path}' has a {was} as its trunk, but this job a {kind}. Declare the same, or "
-            f"name trunk in start_from.new."
-        )
-    if not says and (list(origin.before.towers) != list(names.towers) or new_towers(names.towers, origin.start.new)):
-        raise ValueError(
-            f"{kind} does not say which of its parameters belong to which task, so it starts from a trunk of the same "
-            f"towers only: found {list(origin.before.towers)} in the checkpoint '{origin.path}', here "
-            f"{list(names.towers)}. Say so in {kind}.task_parts, or name trunk in start_from.new."
-        )
 
 
 def _check_names(start: StartFrom, names: NetworkNames, here: Addresses) -> None:

@@ -75,6 +75,7 @@ class HTLNet(SequentialTrunk):
         trunk(torch.randn(4, 8)).shape  # torch.Size([4, 2, 16])
     """
 
+    reads_towers = True
     steps: Tensor
 
     def __init__(
@@ -132,6 +133,10 @@ class HTLNet(SequentialTrunk):
                     f"logit, but task '{name}' is a {type(task).__name__}. Declare it last, or take AITM or DBMTL."
                 )
 
+    def arguments(self) -> dict[str, str]:
+        """The annealing: labels are served at the temperature that it gives."""
+        return {"annealing": repr(self.annealing)}
+
     def task_parts(self) -> dict[str, TaskPart]:
         """Which parameters are whose: a label's embedding is the next task's, the first that reads it."""
         later = Listed(first=1)
@@ -152,7 +157,7 @@ class HTLNet(SequentialTrunk):
             labels.append(self._label(t - 1, vectors[-1]))
             told = [self.fuse_vectors[t - 1](vectors), self.fuse_labels[t - 1](labels)]
             found.append(self.own[t](torch.cat([*told, features], dim=1)))
-        if self.training:
+        if self.training and self.own[0].training:  # where the first step is frozen, so is what the others are told
             self.steps += 1
         return torch.stack(found, dim=1)  # [B, T, H]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -42,14 +42,15 @@ class SequentialTrunk(Trunk, ABC):
                         f"'{tower}' does not come after '{earlier}', {why}. Declare the towers in the order {right}."
                     )
 
-    def check_start(self, before: Sequence[str], after: Sequence[str]) -> None:
+    def check_start(self, before: Sequence[str], after: Sequence[str], new: Collection[str] = ()) -> None:
         """Refuses a trunk whose steps are not the first of this one's, or the other way round: they read each other."""
-        both = min(len(before), len(after))
-        if list(before[:both]) != list(after[:both]):
+        kept = [tower for tower in after if tower in before and tower not in new]
+        if kept != list(before[: len(kept)]) or kept != list(after[: len(kept)]):
+            anew = f", of which {list(new)} start anew" if new else ""
             raise ValueError(
                 f"{type(self).__name__} passes information from tower to tower, so steps can be added and dropped at "
-                f"its end only: the checkpoint's towers are {list(before)}, this job's {list(after)}. Keep the order "
-                f"of the first ones, or declare the trunk new."
+                f"its end only: the checkpoint's towers are {list(before)}, this job's {list(after)}{anew}. Keep the "
+                f"order of the first ones and let none after a new one be kept, or declare the trunk new."
             )
 
     def _right_order(self, needs: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class Trunk(nn.Module, ABC):
     """
 
     keeps_tables_apart = False  # whether no task's gradient reaches features that the layout calls another task's own
+
+    reads_towers = False  # whether a task's vector depends on what the towers before its own predict
 
     def __init__(self, in_features: int, num_tasks: int, out_features: int) -> None:
         super().__init__()
@@ -96,8 +98,23 @@ class Trunk(nn.Module, ABC):
         """
         return None
 
-    def check_start(self, before: Sequence[str], after: Sequence[str]) -> None:  # most take any others
+    def arguments(self) -> Mapping[str, str]:  # most have none
+        """Arguments that change what trained parameters compute, but no shape, in words: ``{argument: its value}``.
+
+        A checkpoint keeps them: it is evaluated and resumed with the same ones only, and one that starts from it with
+        others is told so. Activations, norms and dropout need not be among them.
+        """
+        return {}
+
+    def check_start(
+        self, before: Sequence[str], after: Sequence[str], new: Collection[str] = ()
+    ) -> None:  # most take any others
         """Shows the trunk the tasks of the trunk that it is to start from, and its own.
+
+        Args:
+            before: Tasks there, by their names here.
+            after: This trunk's.
+            new: Those of them that start anew, also where there is one of the name.
 
         Raises:
             ValueError: If it cannot start from a trunk of such tasks.

@@ -99,15 +99,13 @@ class PEPNet(Trunk):
         last = {f"gates.{i}.2": Rows({0: width}) for i, width in enumerate(self.widths)}
         return experts_of("layers.*") | last
 
-<<<<<<< HEAD
     def wirings(self) -> dict[str, Wiring]:
         """Whose the networks are, for the inside view."""
         return {str(i): Wiring(experts=range(self.num_tasks)) for i in range(len(self.layers))}
-=======
+
     def arguments(self) -> dict[str, str]:
         """The features that the gates read."""
         return {what: "all" if names is None else ", ".join(sorted(names)) for what, names in self.names.items()}
->>>>>>> mend_start
 
     def arrange(self, layout: Layout) -> None:
         """Finds the columns of the domain and of the prior; again, only compares."""

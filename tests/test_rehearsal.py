@@ -53,8 +53,9 @@ class Idle(Own):
         return self.used(features).unflatten(1, (2, 8))
 
 
-def model_of(trunk, towers=None):
-    return MultiTaskModel(make_embeddings(), trunk, TaskHeads(towers or {"ctr": Tower(8), "cvr": Tower(8)}))
+def objective_of(trunk):
+    model = MultiTaskModel(make_embeddings(), trunk, TaskHeads({"ctr": Tower(8), "cvr": Tower(8)}))
+    return MultiTaskObjective(model, [BinaryTask("ctr", "click"), BinaryTask("cvr", "purchase")])
 
 
 @pytest.mark.parametrize(
@@ -69,13 +70,13 @@ def model_of(trunk, towers=None):
 )
 def test_a_trunk_that_breaks_its_contract_is_refused(trunk, text):
     with pytest.raises(ValueError, match=text):
-        model_of(trunk())
+        objective_of(trunk())
 
 
 def test_what_is_frozen_needs_no_gradient():
     trunk = Idle()
     trunk.idle.requires_grad_(False)
-    model_of(trunk)
+    objective_of(trunk)
     for parameter in trunk.parameters():
         parameter.requires_grad_(False)
     rehearse(trunk)

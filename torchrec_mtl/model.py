@@ -12,7 +12,6 @@ from torchrec_mtl.frozen import Frozen
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.layout import ALL_SHARED, TaskFeatures
 from torchrec_mtl.managed import ManagedEmbeddings
-from torchrec_mtl.rehearsal import rehearse
 from torchrec_mtl.sequences.encoder import SequenceEncoder
 from torchrec_mtl.trunks.trunk import Trunk
 from torchrec_mtl.vector import FeatureVector, dense_columns, feature_vector
@@ -42,7 +41,7 @@ class MultiTaskModel(nn.Module):
 
     Raises:
         ValueError: If the widths or numbers of trunk, towers and sequences do not fit each other, no embeddings are
-            given, a feature or tower that is named is not there, or the trunk does not make of two rows what it should.
+            given, or a feature or tower that is named is not there.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class MultiTaskModel(nn.Module):
         self._check_towers()
         trunk.arrange(self.vector.layout)
         trunk.bind(dict(zip(heads.tower_names, heads.towers, strict=True)))
-        rehearse(trunk)
 
     def _check_tasks(self) -> None:
         towers, trunk, sequences = self.heads.tower_names, self.trunk, self.sequences

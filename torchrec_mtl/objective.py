@@ -16,6 +16,7 @@ from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.loss import MakeBalancer, MultiTaskLoss, check_width
 from torchrec_mtl.meta import check_meta
 from torchrec_mtl.model import MultiTaskModel
+from torchrec_mtl.rehearsal import rehearse
 from torchrec_mtl.tasks.task import Task
 
 
@@ -32,7 +33,8 @@ class MultiTaskObjective(nn.Module):
     Raises:
         ValueError: If a task names no output, takes another number of values than its output has, a tower reaches no
             trained task or only without a gradient (its parameters would stay at random, unnoticed), or nothing reads
-            a link's output; if no tower predicts the sampled label; or see :meth:`check_meta`.
+            a link's output; if no tower predicts the sampled label; if the trunk does not make of two rows what it
+            should (see :func:`~torchrec_mtl.rehearsal.rehearse`); or see :meth:`check_meta`.
 
     Example::
 
@@ -67,6 +69,7 @@ class MultiTaskObjective(nn.Module):
         served = [task.name for task in tasks if task.served]
         offset = [name for name in served if not heads.sources(name).isdisjoint(self.sampled_towers)]
         # links may branch on shapes, so they must stay out of TorchRec's tracing, to which the loss is a leaf
+        rehearse(model.trunk)
         _check_widths(model, tasks)
         self.loss = MultiTaskLoss(tasks, balancer, sampling, offset, self._of_kept_rows)
         if unread := heads.unread(task.name for task in tasks):

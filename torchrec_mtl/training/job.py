@@ -27,6 +27,7 @@ from torchrec_mtl.layout import TaskFeatures
 from torchrec_mtl.managed import embedding_bags
 from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.rehearsal import rehearse
 from torchrec_mtl.sequences import SequenceAttention, SequenceWidths
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer
@@ -215,7 +216,11 @@ class Job:
         Raises:
             ValueError: If the parts of the network, or its tasks, do not fit each other.
         """
-        return self.model() if any(task.needs_fit for task in self.tasks) else self.objective().model
+        if not any(task.needs_fit for task in self.tasks):
+            return self.objective().model
+        model = self.model()
+        rehearse(model.trunk)
+        return model
 
     def model(self) -> MultiTaskModel:
         """The network, with tables on the meta device: they are made as shards, without a second copy."""

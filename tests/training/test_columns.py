@@ -17,6 +17,8 @@ from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.columns import columns_of, moved_columns
 from torchrec_mtl.trunks import STEM, SharedBottom
 
+pytestmark = pytest.mark.usefixtures("same_numbers")
+
 
 def features(**dimensions):
     names = list(dimensions)

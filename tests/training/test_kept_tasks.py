@@ -15,6 +15,8 @@ from torchrec_mtl.training.position import Position
 from torchrec_mtl.trunks import AITM, DBMTL, HTLNet, MultiLevelMMoE, PEPNet, Separate
 from torchrec_mtl.trunks.annealing import Annealing
 
+pytestmark = pytest.mark.usefixtures("same_numbers")
+
 
 def trunk(kind, **arguments):
     return lambda width, towers: kind(width, towers, **(arguments or {"layers": [8]}))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from torchrec_mtl.arguments import check_given, job_file_first, whole_lists
+
 DESCRIPTION = """Multi-task ranking on TorchRec, from a job file.
 
 Every value of the job file can be given on the command line as well, and then wins: --training.epochs 2.
@@ -89,8 +91,9 @@ def run(arguments: Sequence[str] | None = None) -> Any:
         SystemExit: After ``--help`` and ``--print_config``.
     """
     parser = build_parser()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = parser.parse_args(_whole_lists(_job_file_first(given)))
+    given = job_file_first(list(sys.argv[1:] if arguments is None else arguments))
+    replaced = check_given(given)
+    parsed = parser.parse_args(whole_lists(given))
     from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.experiments.ablation.ablate import Plan, ablate
     from torchrec_mtl.experiments.comparison.compare import compare
@@ -102,6 +105,9 @@ def run(arguments: Sequence[str] | None = None) -> Any:
     from torchrec_mtl.training.job_file import job_of
 
     command = parsed.subcommand
+    if os.environ.get("RANK", "0") == "0":
+        for text in filter(None, (each.left(parsed[command]) for each in replaced)):
+            print(text)  # noqa: T201  # the run goes on
     values = parser.instantiate(parsed)[command]
     if command in ("vocab", "compare"):
         return (make_vocabularies if command == "vocab" else compare)(**values)
@@ -121,28 +127,6 @@ def run(arguments: Sequence[str] | None = None) -> Any:
         return write_predictions(job, runtime, checkpoint, values.rows, values.predictions)
 
 
-def _job_file_first(arguments: list[str]) -> list[str]:
-    """Moves ``--config`` to the front: values on the command line win wherever they stand."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--config"):
-            length = 1 if "=" in argument else 2
-            rest = arguments[1:i] + arguments[i + length :]
-            return [*arguments[:1], *arguments[i : i + length], *rest]
-    return arguments
-
-
-def _whole_lists(arguments: list[str]) -> list[str]:
-    """Empties a list before it is given: the parser would fill what an item leaves out from the job file's item."""
-    found = []
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        value = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
-        if name.startswith("--") and value.lstrip().startswith("["):
-            found.append(f"{name}=[]")
-        found.append(argument)
-    return found
-
-
 def main() -> None:
     """Entry point: user errors end with a sentence, not a traceback."""
     sys.path.insert(0, str(Path.cwd()))  # a module of one's own beside the job file
@@ -150,10 +134,9 @@ def main() -> None:
     try:
         run()
     except ArgumentError as error:
-        text = (
-            f"torchrec-mtl: error: {error.message}\n(torchrec-mtl {' '.join(sys.argv[1:2])} --help explains each value)"
-        )
-        print(text, file=sys.stderr)  # noqa: T201  # the place where errors end
+        page = f"\n(torchrec-mtl {' '.join(sys.argv[1:2])} --help explains each value)"
+        text = f"{error.message}{'' if ' explains ' in error.message else page}"
+        print(f"torchrec-mtl: error: {text}", file=sys.stderr)  # noqa: T201  # the place where errors end
         sys.exit(2)
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("TORCHREC_MTL_TRACEBACK"):

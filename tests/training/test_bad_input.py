@@ -159,20 +159,21 @@ def test_no_row_in_a_label_space(message, content, tmp_path):
 
 def test_unknown_key_in_the_job_file(message, content):
     content["data"]["batchsize"] = 3
-    assert "data.batchsize" in message()
+    assert "data has no 'batchsize'" in (text := message())
+    assert "did you mean 'batch_size'?" in text
 
 
 def test_unknown_class(message, content):
     content["network"]["trunk"] = {"class_path": "torchrec_mtl.trunks.MMoEE"}
     text = message()
-    assert "module 'torchrec_mtl.trunks' has no attribute 'MMoEE'" in text
-    assert "network.trunk" in text
+    assert "network.trunk: 'torchrec_mtl.trunks' has no 'MMoEE'" in text
+    assert "did you mean 'MMoE'?" in text
     assert "usage:" not in text, "the sentence must not drown in the list of options"
 
 
 def test_unknown_init_arg(message, content):
     content["network"]["trunk"]["init_args"]["experts"] = 3
-    assert "experts" in message()
+    assert "network.trunk: MMoE has no argument 'experts'. It takes num_experts, layers" in message()
 
 
 def test_task_that_names_no_output(message, content):

@@ -145,3 +145,34 @@ def test_what_another_class_does_not_take_over_is_said(given, tmp_path):
         "given on the command line has no such argument."
     )
     assert check_given(["train", "--config", path, "--network.trunk=torchrec_mtl.trunks.MMoE"]) == []
+
+
+def page_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["train", *arguments])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "explained"),
+    [
+        ("network.trunk", "PLE", "Progressive layered extraction: a task's gate mixes its own experts and the shared"),
+        ("network.trunk", "PLE", "--network.trunk.options.activation ACTIVATION"),
+        ("network.trunk", "STEM", "--network.trunk.options.norm NORM"),
+        ("network.towers", "Tower", "An MLP from a task's vector to its output"),
+        ("network.towers", "Tower", "--network.towers.hidden"),
+    ],
+)
+def test_the_page_of_a_class_can_be_read(place, name, explained, capsys):
+    text = page_of(capsys, f"--{place}.help", name)
+    assert len(text.splitlines()) <= 60
+    assert explained in text
+    assert "torch.nn.GELU" not in text, "no list of all modules that are imported"
+    assert "required" not in text, "what a class must be given the job gives it"
+
+
+def test_the_pages_name_the_classes_of_this_project(capsys):
+    text = page_of(capsys, "--help")
+    assert "torchrec_mtl.trunks.PLE" in text
+    assert "torch.optim.Adam" in text

@@ -23,25 +23,24 @@ Under torchrun or TorchX the same command runs on every rank."""
 
 def build_parser() -> Any:
     """The parser of all subcommands, by jsonargparse."""
-    from jsonargparse import ArgumentParser
-
     from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.experiments.ablation.ablate import Plan, ablate
     from torchrec_mtl.experiments.comparison.compare import compare
     from torchrec_mtl.experiments.simulation import simulate
     from torchrec_mtl.experiments.world import World
+    from torchrec_mtl.help_pages import JobParser
     from torchrec_mtl.training.job import Job
     from torchrec_mtl.training.job_file import set_job_parsing
 
     set_job_parsing()
-    parser = ArgumentParser(prog="torchrec-mtl", description=DESCRIPTION, exit_on_error=False)
+    parser = JobParser(prog="torchrec-mtl", description=DESCRIPTION, exit_on_error=False)
     commands = parser.add_subcommands()
     for name, text in (
         ("train", "Train a job and measure it on its validation and test splits."),
         ("evaluate", "Measure a checkpoint on a split: exact figures on any number of ranks."),
         ("predict", "Write one column per task for every row of some Parquet files."),
     ):
-        command = ArgumentParser(description=text, exit_on_error=False)
+        command = JobParser(description=text, exit_on_error=False)
         command.add_argument("--config", action="config", help="Job file (YAML).")
         command.add_class_arguments(Job)
         if name == "train":
@@ -61,22 +60,22 @@ def build_parser() -> Any:
             command.add_argument("--predictions", type=Path, required=True, help="Directory to write Parquet to.")
         commands.add_subcommand(name, command, help=text)
     text = "Count the values of id columns and write vocabularies, one Parquet file each."
-    vocab = ArgumentParser(description=text, exit_on_error=False)
+    vocab = JobParser(description=text, exit_on_error=False)
     vocab.add_function_arguments(make_vocabularies)
     commands.add_subcommand("vocab", vocab, help=text)
     text = "Write impressions whose true rates are known, also for the rows that nobody clicks."
-    command = ArgumentParser(description=text, exit_on_error=False)
+    command = JobParser(description=text, exit_on_error=False)
     command.add_class_arguments(World)
     command.add_function_arguments(simulate, skip={"world"})
     commands.add_subcommand("simulate", command, help=text)
     text = "Compare ways to share and to train a conversion rate over the entire space."
-    command = ArgumentParser(description=text, exit_on_error=False)
+    command = JobParser(description=text, exit_on_error=False)
     command.add_class_arguments(Plan)
     command.add_function_arguments(ablate, skip={"plan", "quick"})
     command.add_argument("--quick", action="store_true", help="A few rows and seeds, to see that everything runs.")
     commands.add_subcommand("ablate", command, help=text)
     text = "Tune candidates, such as trunks, with one budget, and compare them on a job under several seeds."
-    command = ArgumentParser(description=text, exit_on_error=False)
+    command = JobParser(description=text, exit_on_error=False)
     command.add_function_arguments(compare)
     commands.add_subcommand("compare", command, help=text)
     return parser

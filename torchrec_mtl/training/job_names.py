@@ -71,6 +71,16 @@ def expected(kind: Any) -> tuple[type, int] | None:
     return (kind, 0) if inspect.isabstract(kind) else None
 
 
+def given_at(name: str, job: type) -> int:
+    """How many arguments a class gets from the job itself at a dotted place, also as an item of a list or mapping."""
+    kind: Any = job
+    for part in name.split("."):
+        kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+    kind = _single(kind)
+    wanted = expected(kind) or (expected(parts[-1]) if (parts := get_args(kind)) else None)
+    return 0 if wanted is None else wanted[1]
+
+
 def arguments_of(made: Callable[..., Any], given: int = 0) -> dict[str, Any] | None:
     """``{argument: its annotation}`` of a class, without those that it is given; ``None`` if it takes any."""
     try:

@@ -1,7 +1,10 @@
 """The command line explains itself."""
 
 import json
+import os
+import signal
 from argparse import ArgumentError
+from threading import Timer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -176,3 +179,19 @@ def test_the_pages_name_the_classes_of_this_project(capsys):
     text = page_of(capsys, "--help")
     assert "torchrec_mtl.trunks.PLE" in text
     assert "torch.optim.Adam" in text
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_rank_that_loses_another_may_be_about_to_be_interrupted(interrupted, monkeypatch, capsys):
+    def lost():
+        if interrupted:
+            Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("sys.argv", ["torchrec-mtl", "train"])
+    monkeypatch.setattr(cli, "run", lost)
+    with pytest.raises(SystemExit if interrupted else RuntimeError) as stop:
+        cli.main()
+    assert getattr(stop.value, "code", None) == (130 if interrupted else None)
+    assert capsys.readouterr().err == "", "rank 0 says it"

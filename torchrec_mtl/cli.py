@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -131,7 +132,7 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))  # a module of one's own beside the job file
     quiet()
     try:
-        run()
+        _run_as_rank()
     except ArgumentError as error:
         page = f"\n(torchrec-mtl {' '.join(sys.argv[1:2])} --help explains each value)"
         text = f"{error.message}{'' if ' explains ' in error.message else page}"
@@ -143,6 +144,20 @@ def main() -> None:
         hint = "(TORCHREC_MTL_TRACEBACK=1 shows where)"
         print(f"torchrec-mtl: error: {error} {hint}", file=sys.stderr)  # noqa: T201  # the place where errors end
         sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\n{interrupt if interrupt.args else 'Interrupted.'}", file=sys.stderr)  # noqa: T201
+        sys.exit(130)  # as a shell says it
+
+
+def _run_as_rank() -> None:
+    """Runs; a rank that loses another waits a moment, as perhaps both are interrupted and the other was faster."""
+    try:
+        run()
+    except RuntimeError:
+        if "RANK" in os.environ:
+            time.sleep(1.0)  # raises KeyboardInterrupt
+        raise
 
 
 def quiet() -> None:

@@ -141,8 +141,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("TORCHREC_MTL_TRACEBACK"):
             raise
-        hint = "(TORCHREC_MTL_TRACEBACK=1 shows where)"
-        print(f"torchrec-mtl: error: {error} {hint}", file=sys.stderr)  # noqa: T201  # the place where errors end
+        hint = "" if " explains " in str(error) else " (TORCHREC_MTL_TRACEBACK=1 shows where)"
+        print(f"torchrec-mtl: error: {error}{hint}", file=sys.stderr)  # noqa: T201  # the place where errors end
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         if os.environ.get("RANK", "0") == "0":

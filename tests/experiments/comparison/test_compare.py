@@ -442,6 +442,15 @@ def test_a_killed_process_is_told_once_and_by_the_runs_that_had_begun(world, mon
     assert len([*(world / "out" / "runs").rglob("*.json")]) == 1, "what had finished is kept"
 
 
+def test_a_candidate_that_overrides_what_is_not_there(world, asked):
+    typo = {"network.trnk.init_args.layers": [8]}
+    content = {**CANDIDATES, "candidates": {**CANDIDATES["candidates"], "Typo": typo}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"'Typo'.*: network has no 'trnk'. It takes .*; did you mean 'trunk'\?"):
+        compared(world)
+    assert not asked
+
+
 def linger(content, log):
     """The run of one learning rate is finished at once; the others would take a minute."""
     log.parent.mkdir(parents=True, exist_ok=True)

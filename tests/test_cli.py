@@ -1,14 +1,20 @@
 """The command line explains itself."""
 
 import json
+import os
+import signal
+from argparse import ArgumentError
+from threading import Timer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from tests.synthetic import job, make_world, write_job
 from torchrec_mtl import cli
+from torchrec_mtl.arguments import check_given
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
@@ -95,3 +101,97 @@ def test_an_error_of_vocab_is_a_sentence(tmp_path, monkeypatch, capsys):
         cli.main()
     assert stop.value.code == 1
     assert f"torchrec-mtl: error: No Parquet file at '{tmp_path}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--network.trunk.init_args.num_expert", "4"], "MMoE has no argument 'num_expert'"),
+        (["--network.trunk.num_expert=4"], "MMoE has no argument 'num_expert'"),
+        (["--network.trunk", "PLE", "--network.trunk.layers=[4]"], "PLE has no argument 'layers'. It takes levels"),
+        (["--network.trunk", "torchrec_mtl.trunks.PEL"], "'torchrec_mtl.trunks' has no 'PEL'"),
+        (["--trainning.epochs", "2"], "A job has no 'trainning'"),
+        (["--training.epoch=2"], "training has no 'epoch'"),
+        (["--network.trunk.help", "MMoEE"], "network.trunk: no Trunk is called 'MMoEE'"),
+        (["--network.towers.help", "Towr"], "network.towers: no Head is called 'Towr'"),
+        (["--tasks=[{class_path: BinaryTsk}]"], "tasks[0]: no Task is called 'BinaryTsk'"),
+    ],
+)
+def test_an_unknown_name_on_the_command_line(given, expected, tmp_path):
+    path = write_job(tmp_path / "job.yaml", job(tmp_path))
+    for arguments in ([*given, "--config", path], ["--config", path, *given]):
+        with pytest.raises(ArgumentError) as error:
+            cli.run(["train", *arguments])
+        assert expected in str(error.value)
+
+
+def test_known_names_on_the_command_line_are_no_mistakes(tmp_path):
+    path = write_job(tmp_path / "job.yaml", job(tmp_path))
+    trunk = ["--network.trunk=PLE", "--network.trunk.levels=[[4]]", "--network.trunk.init_args.options.dropout=0.1"]
+    others = ["--training.dense_optimizer.lr=0.1", "--training.table_optimizer.lr", "0.1", "--data.train+=a"]
+    own = ["--split=test", "--checkpoint", "a", "--data.funnel.help"]
+    check_given(["evaluate", "--config", path, *trunk, *others, *own])
+
+
+@pytest.mark.parametrize("given", [["--network.trunk=PLE"], ["--network.trunk.class_path", "torchrec_mtl.trunks.PLE"]])
+def test_what_another_class_does_not_take_over_is_said(given, tmp_path):
+    content = job(tmp_path)
+    content["network"]["trunk"] = {
+        "class_path": "torchrec_mtl.trunks.MMoE",
+        "init_args": {"num_experts": 3, "layers": [4], "gate_dropout": 0.5},
+    }
+    path = write_job(tmp_path / "job.yaml", content)
+    (replaced,) = check_given(["train", "--config", path, *given])
+    values = Namespace(network=Namespace(trunk=Namespace(init_args=Namespace(levels=[[4]], gate_dropout=0.5))))
+    assert replaced.left(values) == (
+        "network.trunk: layers, num_experts of the job file's torchrec_mtl.trunks.MMoE are not taken over: the class "
+        "given on the command line has no such argument."
+    )
+    assert check_given(["train", "--config", path, "--network.trunk=torchrec_mtl.trunks.MMoE"]) == []
+
+
+def page_of(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["train", *arguments])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "explained"),
+    [
+        ("network.trunk", "PLE", "Progressive layered extraction: a task's gate mixes its own experts and the shared"),
+        ("network.trunk", "PLE", "--network.trunk.options.activation ACTIVATION"),
+        ("network.trunk", "STEM", "--network.trunk.options.norm NORM"),
+        ("network.towers", "Tower", "An MLP from a task's vector to its output"),
+        ("network.towers", "Tower", "--network.towers.hidden"),
+    ],
+)
+def test_the_page_of_a_class_can_be_read(place, name, explained, capsys):
+    text = page_of(capsys, f"--{place}.help", name)
+    assert len(text.splitlines()) <= 60
+    assert explained in text
+    assert "torch.nn.GELU" not in text, "no list of all modules that are imported"
+    assert "required" not in text, "what a class must be given the job gives it"
+
+
+def test_the_pages_name_the_classes_of_this_project(capsys):
+    text = page_of(capsys, "--help")
+    assert "torchrec_mtl.trunks.PLE" in text
+    assert "torch.optim.Adam" in text
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_rank_that_loses_another_may_be_about_to_be_interrupted(interrupted, monkeypatch, capsys):
+    def lost():
+        if interrupted:
+            Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("sys.argv", ["torchrec-mtl", "train"])
+    monkeypatch.setattr(cli, "run", lost)
+    with pytest.raises(SystemExit if interrupted else RuntimeError) as stop:
+        cli.main()
+    assert getattr(stop.value, "code", None) == (130 if interrupted else None)
+    assert capsys.readouterr().err == "", "rank 0 says it"

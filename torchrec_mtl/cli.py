@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from torchrec_mtl.arguments import check_given, job_file_first, whole_lists
 
 DESCRIPTION = """Multi-task ranking on TorchRec, from a job file.
 
@@ -21,25 +24,24 @@ Under torchrun or TorchX the same command runs on every rank."""
 
 def build_parser() -> Any:
     """The parser of all subcommands, by jsonargparse."""
-    from jsonargparse import ArgumentParser
-
     from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.experiments.ablation.ablate import Plan, ablate
     from torchrec_mtl.experiments.comparison.compare import compare
     from torchrec_mtl.experiments.simulation import simulate
     from torchrec_mtl.experiments.world import World
+    from torchrec_mtl.help_pages import JobParser
     from torchrec_mtl.training.job import Job
     from torchrec_mtl.training.job_file import set_job_parsing
 
     set_job_parsing()
-    parser = ArgumentParser(prog="torchrec-mtl", description=DESCRIPTION, exit_on_error=False)
+    parser = JobParser(prog="torchrec-mtl", description=DESCRIPTION, exit_on_error=False)
     commands = parser.add_subcommands()
     for name, text in (
         ("train", "Train a job and measure it on its validation and test splits."),
         ("evaluate", "Measure a checkpoint on a split: exact figures on any number of ranks."),
         ("predict", "Write one column per task for every row of some Parquet files."),
     ):
-        command = ArgumentParser(description=text, exit_on_error=False)
+        command = JobParser(description=text, exit_on_error=False)
         command.add_argument("--config", action="config", help="Job file (YAML).")
         command.add_class_arguments(Job)
         if name == "train":
@@ -59,22 +61,22 @@ def build_parser() -> Any:
             command.add_argument("--predictions", type=Path, required=True, help="Directory to write Parquet to.")
         commands.add_subcommand(name, command, help=text)
     text = "Count the values of id columns and write vocabularies, one Parquet file each."
-    vocab = ArgumentParser(description=text, exit_on_error=False)
+    vocab = JobParser(description=text, exit_on_error=False)
     vocab.add_function_arguments(make_vocabularies)
     commands.add_subcommand("vocab", vocab, help=text)
     text = "Write impressions whose true rates are known, also for the rows that nobody clicks."
-    command = ArgumentParser(description=text, exit_on_error=False)
+    command = JobParser(description=text, exit_on_error=False)
     command.add_class_arguments(World)
     command.add_function_arguments(simulate, skip={"world"})
     commands.add_subcommand("simulate", command, help=text)
     text = "Compare ways to share and to train a conversion rate over the entire space."
-    command = ArgumentParser(description=text, exit_on_error=False)
+    command = JobParser(description=text, exit_on_error=False)
     command.add_class_arguments(Plan)
     command.add_function_arguments(ablate, skip={"plan", "quick"})
     command.add_argument("--quick", action="store_true", help="A few rows and seeds, to see that everything runs.")
     commands.add_subcommand("ablate", command, help=text)
     text = "Tune candidates, such as trunks, with one budget, and compare them on a job under several seeds."
-    command = ArgumentParser(description=text, exit_on_error=False)
+    command = JobParser(description=text, exit_on_error=False)
     command.add_function_arguments(compare)
     commands.add_subcommand("compare", command, help=text)
     return parser
@@ -89,8 +91,9 @@ def run(arguments: Sequence[str] | None = None) -> Any:
         SystemExit: After ``--help`` and ``--print_config``.
     """
     parser = build_parser()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = parser.parse_args(_whole_lists(_job_file_first(given)))
+    given = job_file_first(list(sys.argv[1:] if arguments is None else arguments))
+    replaced = check_given(given)
+    parsed = parser.parse_args(whole_lists(given))
     from torchrec_mtl.data.make_vocabularies import make_vocabularies
     from torchrec_mtl.experiments.ablation.ablate import Plan, ablate
     from torchrec_mtl.experiments.comparison.compare import compare
@@ -102,6 +105,9 @@ def run(arguments: Sequence[str] | None = None) -> Any:
     from torchrec_mtl.training.job_file import job_of
 
     command = parsed.subcommand
+    if os.environ.get("RANK", "0") == "0":
+        for text in filter(None, (each.left(parsed[command]) for each in replaced)):
+            print(text)  # noqa: T201  # the run goes on
     values = parser.instantiate(parsed)[command]
     if command in ("vocab", "compare"):
         return (make_vocabularies if command == "vocab" else compare)(**values)
@@ -121,46 +127,37 @@ def run(arguments: Sequence[str] | None = None) -> Any:
         return write_predictions(job, runtime, checkpoint, values.rows, values.predictions)
 
 
-def _job_file_first(arguments: list[str]) -> list[str]:
-    """Moves ``--config`` to the front: values on the command line win wherever they stand."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--config"):
-            length = 1 if "=" in argument else 2
-            rest = arguments[1:i] + arguments[i + length :]
-            return [*arguments[:1], *arguments[i : i + length], *rest]
-    return arguments
-
-
-def _whole_lists(arguments: list[str]) -> list[str]:
-    """Empties a list before it is given: the parser would fill what an item leaves out from the job file's item."""
-    found = []
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        value = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
-        if name.startswith("--") and value.lstrip().startswith("["):
-            found.append(f"{name}=[]")
-        found.append(argument)
-    return found
-
-
 def main() -> None:
     """Entry point: user errors end with a sentence, not a traceback."""
     sys.path.insert(0, str(Path.cwd()))  # a module of one's own beside the job file
     quiet()
     try:
-        run()
+        _run_as_rank()
     except ArgumentError as error:
-        text = (
-            f"torchrec-mtl: error: {error.message}\n(torchrec-mtl {' '.join(sys.argv[1:2])} --help explains each value)"
-        )
-        print(text, file=sys.stderr)  # noqa: T201  # the place where errors end
+        page = f"\n(torchrec-mtl {' '.join(sys.argv[1:2])} --help explains each value)"
+        text = f"{error.message}{'' if ' explains ' in error.message else page}"
+        print(f"torchrec-mtl: error: {text}", file=sys.stderr)  # noqa: T201  # the place where errors end
         sys.exit(2)
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("TORCHREC_MTL_TRACEBACK"):
             raise
-        hint = "(TORCHREC_MTL_TRACEBACK=1 shows where)"
-        print(f"torchrec-mtl: error: {error} {hint}", file=sys.stderr)  # noqa: T201  # the place where errors end
+        hint = "" if " explains " in str(error) else " (TORCHREC_MTL_TRACEBACK=1 shows where)"
+        print(f"torchrec-mtl: error: {error}{hint}", file=sys.stderr)  # noqa: T201  # the place where errors end
         sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\n{interrupt if interrupt.args else 'Interrupted.'}", file=sys.stderr)  # noqa: T201
+        sys.exit(130)  # as a shell says it
+
+
+def _run_as_rank() -> None:
+    """Runs; a rank that loses another waits a moment, as perhaps both are interrupted and the other was faster."""
+    try:
+        run()
+    except RuntimeError:
+        if "RANK" in os.environ:
+            time.sleep(1.0)  # raises KeyboardInterrupt
+        raise
 
 
 def quiet() -> None:

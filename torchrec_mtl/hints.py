@@ -8,5 +8,8 @@ from difflib import get_close_matches
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = ".") -> str:
     """The end of a sentence about an unknown name: ``"; did you mean 'click'?"``, or ``otherwise``."""
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else otherwise
+    as_written: dict[str, str] = {}
+    for each in known:
+        as_written.setdefault(each.lower(), each)
+    close = get_close_matches(name.lower(), list(as_written), n=1)
+    return f"; did you mean '{as_written[close[0]]}'?" if close else otherwise

@@ -45,14 +45,18 @@ class LayerOptions:
 PLAIN = LayerOptions()
 
 
-def check_widths(layers: Sequence[int]) -> None:
+def check_widths(layers: Sequence[int], whose: str = "") -> None:
     """Refuses widths below 1.
+
+    Args:
+        layers: Widths of layers.
+        whose: What the text begins with: who takes them, and under which name.
 
     Raises:
         ValueError: If there is one.
     """
     if any(width < 1 for width in layers):
-        raise ValueError(f"Layer widths must be at least 1, but found {list(layers)}.")
+        raise ValueError(f"{whose}Layer widths must be at least 1, but found {list(layers)}.")
 
 
 def check_options(options: LayerOptions) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, job, make_world, write_job, write_split
 from torchrec_mtl import cli
+from torchrec_mtl.training.job_file import overridden
 
 
 @pytest.fixture(scope="module")
@@ -159,20 +160,21 @@ def test_no_row_in_a_label_space(message, content, tmp_path):
 
 def test_unknown_key_in_the_job_file(message, content):
     content["data"]["batchsize"] = 3
-    assert "data.batchsize" in message()
+    assert "data has no 'batchsize'" in (text := message())
+    assert "did you mean 'batch_size'?" in text
 
 
 def test_unknown_class(message, content):
     content["network"]["trunk"] = {"class_path": "torchrec_mtl.trunks.MMoEE"}
     text = message()
-    assert "module 'torchrec_mtl.trunks' has no attribute 'MMoEE'" in text
-    assert "network.trunk" in text
+    assert "network.trunk: 'torchrec_mtl.trunks' has no 'MMoEE'" in text
+    assert "did you mean 'MMoE'?" in text
     assert "usage:" not in text, "the sentence must not drown in the list of options"
 
 
 def test_unknown_init_arg(message, content):
     content["network"]["trunk"]["init_args"]["experts"] = 3
-    assert "experts" in message()
+    assert "network.trunk: MMoE has no argument 'experts'. It takes num_experts, layers" in message()
 
 
 def test_task_that_names_no_output(message, content):
@@ -193,6 +195,45 @@ def test_task_that_names_no_output(message, content):
 def test_an_optimizer_that_the_platform_would_ignore(message, content, optimizer, options, expected):
     content["training"]["table_optimizer"] = {"optimizer": optimizer, "lr": 0.1, "options": options}
     assert expected in message()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            {"training.dense_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": -1.0}}},
+            "training.dense_optimizer: Invalid learning rate: -1.0",
+        ),
+        ({"network.only": {"price": ["vlue"]}}, "network.only: 'price' is for tower 'vlue', which is not there"),
+        (
+            {"network.trunk.init_args.layers": [64, -32]},
+            "MMoE, layers: Layer widths must be at least 1, but found [64, -32]",
+        ),
+        (
+            {"network.trunk": {"class_path": "PLE", "init_args": {"levels": [[8], [4, 0]]}}},
+            "PLE, levels: Layer widths must be at least 1, but found [4, 0]",
+        ),
+        (
+            {"network.towers.ctr": {"class_path": "torchrec_mtl.heads.Tower", "init_args": {"hidden": [-16]}}},
+            "network.towers.ctr: Layer widths must be at least 1, but found [-16]",
+        ),
+    ],
+)
+def test_a_wrong_number_has_its_place(message, content, overrides, expected):
+    content.update(overridden(content, overrides))
+    assert expected in message()
+
+
+def test_the_tasks_name_is_told_before_its_calibration(message, content):
+    content["tasks"][0]["init_args"]["name"] = "ctrr"
+    content["tasks"][-1] = {
+        "class_path": "torchrec_mtl.tasks.RegressionTask",
+        "init_args": {"name": "value", "label": "value", "label_space": "purchase", "standardise": True},
+    }
+    content["calibration"] = {"ctr": {"class_path": "torchrec_mtl.calibration.PlattScaling"}}
+    assert "Task 'ctrr' names no output" in (text := message())
+    assert "did you mean 'ctr'?" in text
+    assert "Calibration" not in text
 
 
 def test_sharding_of_an_unknown_table(message, content):

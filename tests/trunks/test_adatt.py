@@ -113,7 +113,7 @@ def test_the_contract_at_any_depth(arguments):
         ({"levels": [[8], []]}, r"AdaTT: levels must name the widths .*, but found \[\[8\], \[\]\]"),
         ({"levels": [8, 4]}, r"AdaTT: levels must name the widths .*, but found \[8, 4\]"),
         ({"levels": [[0], [4]]}, r"Layer widths must be at least 1, but found \[0\]"),
-        ({"levels": [[4], [0]]}, r"AdaTT: every size must be at least 1, but found .*'out_features': 0"),
+        ({"levels": [[4], [0]]}, r"AdaTT, levels: Layer widths must be at least 1, but found \[0\]"),
         ({"task_experts": 0}, "AdaTT: task_experts must be at least 1, but found 0"),
         ({"gate_dropout": 1.5}, r"gate dropout must lie in \[0, 1\), but found 1.5"),
     ],

@@ -117,7 +117,7 @@ def test_dropout_acts_in_training_alone(arguments):
     [
         ({"layers": []}, "MMoE: layers must name at least one width, but found none"),
         ({"num_experts": 0}, "MMoE: num_experts must be at least 1, but found 0"),
-        ({"layers": [8, 0]}, r"every size must be at least 1, but found .*'out_features': 0"),
+        ({"layers": [8, 0]}, r"MMoE, layers: Layer widths must be at least 1, but found \[8, 0\]"),
         ({"layers": [0, 8]}, r"Layer widths must be at least 1, but found \[0, 8\]"),
         ({"gate_dropout": 1.0}, r"gate dropout must lie in \[0, 1\), but found 1.0"),
     ],

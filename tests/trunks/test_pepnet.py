@@ -131,7 +131,7 @@ def test_the_contract_with_any_layers(arguments):
     ("arguments", "text"),
     [
         ({"layers": []}, "PEPNet: layers must name at least one width, but found none"),
-        ({"layers": [0, 4]}, r"Layer widths must be at least 1, but found \[0\]"),
+        ({"layers": [0, 4]}, r"Layer widths must be at least 1, but found \[0, 4\]"),
         ({"gate_hidden": 0}, "PEPNet: gate_hidden must be at least 1, but found 0"),
         ({"domain": []}, "PEPNet: domain must name at least one feature; leave it out for all features"),
         ({"prior": []}, "PEPNet: prior must name at least one feature; leave it out for all features"),

@@ -36,7 +36,7 @@ def test_gradients_of_all_tasks_add_up():
     ("arguments", "text"),
     [
         ({"layers": ()}, "SharedBottom: layers must name at least one width, but found none"),
-        ({"layers": [-2]}, "SharedBottom: every size must be at least 1, but found .*-2"),
+        ({"layers": [-2]}, r"SharedBottom, layers: Layer widths must be at least 1, but found \[-2\]"),
         ({"layers": [-2, 3]}, r"Layer widths must be at least 1, but found \[-2, 3\]"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from torchrec_mtl.balancers.balancer import Balancer
 from torchrec_mtl.balancers.fixed import FixedWeights
@@ -22,6 +24,7 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
+from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.inside.warnings import Bounds
 from torchrec_mtl.layout import TaskFeatures
 from torchrec_mtl.managed import embedding_bags
@@ -29,6 +32,7 @@ from torchrec_mtl.model import MultiTaskModel
 from torchrec_mtl.objective import MultiTaskObjective
 from torchrec_mtl.rehearsal import rehearse
 from torchrec_mtl.sequences import SequenceAttention, SequenceWidths
+from torchrec_mtl.task_features import readers_of
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.optimizers import MakeOptimizer, TableOptimizer
 from torchrec_mtl.training.schedule import Schedule
@@ -118,7 +122,7 @@ class Training:
         inside: Whether every evaluation also looks at the trunk's gates and experts: ``inside_<split>.json``, a
             picture, curves and warnings.
         inside_bounds: Where a figure of the inside becomes a warning.
-        inside_every: Looks at every so-manieth logged training step too, for curves; by default at none.
+        inside_every: Looks after every so many logged training steps too, for curves; by default after none.
     """
 
     epochs: int = 1
@@ -216,9 +220,16 @@ class Job:
         Raises:
             ValueError: If the parts of the network, or its tasks, do not fit each other.
         """
+        with _at("training.dense_optimizer"):
+            self.training.dense_optimizer([nn.Parameter(torch.zeros(2, 2))])  # says which of its numbers are wrong
         if not any(task.needs_fit for task in self.tasks):
             return self.objective().model
         model = self.model()
+        for task in self.tasks:
+            if task.name not in (names := model.heads.names):
+                raise ValueError(
+                    f"Task '{task.name}' names no output. Found {[*names]}{did_you_mean(task.name, names)}"
+                )
         rehearse(model.trunk)
         return model
 
@@ -230,10 +241,24 @@ class Job:
         sequences = sequence_encoder(features, network.attention, network.attention_per_task, len(network.towers))
         own = own_features(features, list(network.towers))
         task_features = TaskFeatures(network.only, own, dense=[feature.name for feature in features.dense])
+        with _at("network.only"):
+            readers_of(network.only, list(network.towers))
         columns = dense_columns(dense, task_features) or 0
         vector = feature_vector(columns, embeddings, sequences, list(network.towers), task_features)
         trunk = network.trunk(vector.out_features, len(network.towers))
         reads = trunk.out_features + (sequences.task_features if sequences else 0)
-        towers = {name: tower(reads + vector.tower_features[name]) for name, tower in network.towers.items()}
+        towers = {}
+        for name, tower in network.towers.items():
+            with _at(f"network.towers.{name}"):
+                towers[name] = tower(reads + vector.tower_features[name])
         heads = TaskHeads(towers, network.links)
         return MultiTaskModel(embeddings, trunk, heads, dense, sequences, task_features)
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Has an error of what a job names say where the job names it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from None

@@ -8,6 +8,7 @@ from typing import Any
 
 from torchrec_mtl.tasks.task import Task
 from torchrec_mtl.training.job import Job
+from torchrec_mtl.training.job_names import check_names
 
 
 def read_job(content: Mapping[str, Any]) -> Job:
@@ -21,6 +22,7 @@ def read_job(content: Mapping[str, Any]) -> Job:
     """
     from jsonargparse import ArgumentError, ArgumentParser  # noqa: PLC0415  # 0.1 s
 
+    check_names(content, Job)
     set_job_parsing()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Job)

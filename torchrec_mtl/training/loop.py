@@ -47,6 +47,7 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
 
     Raises:
         ValueError: Before the first step, if the job or its data are wrong, or ``job.output`` holds another run.
+        KeyboardInterrupt: If it is interrupted; the text says how far it came and where ``resume`` goes on.
     """
     directory = job.output / "checkpoints"
     existing = checkpoint.checkpoints(directory)
@@ -87,6 +88,10 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
     try:
         position, validated = _epochs(session, splits, position, reporter)
         return finish(session, splits, position.step, reporter, validated)
+    except KeyboardInterrupt:
+        newest = checkpoint.checkpoints(directory)
+        on = f"--resume goes on from {newest[-1]}" if newest else "there is no checkpoint yet to go on from"
+        raise KeyboardInterrupt(f"Interrupted at step {reporter.step:,}; {on}.") from None
     finally:
         reporter.close()
 
@@ -165,6 +170,7 @@ def _epoch(
             except StopIteration:
                 return
             position = replace(position, step=position.step + 1, batch=position.batch + 1)
+            reporter.step = position.step
             if position.step % training.log_every == 0 or bar.done + rows >= bar.total:
                 _log(output, bar, rows, position.step, reporter)
             else:

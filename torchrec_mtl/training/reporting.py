@@ -29,6 +29,7 @@ class Reporter:
 
     def __init__(self, active: bool, directory: Path | None = None, step: int = 0) -> None:
         self.active = active
+        self.step = step  # the last that is trained
         self.console = Console(quiet=not active)
         self.writer = None
         if active and directory is not None:

@@ -6,19 +6,22 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from torchrec_mtl.mlp import check_widths
+
 
 def check_layers(trunk: str, layers: Sequence[int]) -> None:
-    """Refuses a trunk without a layer.
+    """Refuses a trunk without a layer, and a layer without a width.
 
     Args:
         trunk: Name for the error's text.
         layers: Widths of its layers.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or a width is not positive.
     """
     if not layers:
         raise ValueError(f"{trunk}: layers must name at least one width, but found none.")
+    check_widths(layers, f"{trunk}, layers: ")
 
 
 def check_levels(trunk: str, levels: Sequence[Sequence[int]]) -> None:
@@ -29,13 +32,15 @@ def check_levels(trunk: str, levels: Sequence[Sequence[int]]) -> None:
         levels: Widths of the layers of each level's experts.
 
     Raises:
-        ValueError: If there is none, or one is no list of widths.
+        ValueError: If there is none, one is no list of widths, or a width is not positive.
     """
     if not levels or any(isinstance(layers, int) or not layers for layers in levels):
         raise ValueError(
             f"{trunk}: levels must name the widths of the experts' layers at each level, such as [[256], [128]], "
             f"but found {list(levels)}."
         )
+    for layers in levels:
+        check_widths(layers, f"{trunk}, levels: ")
 
 
 def for_each_expert(x: Tensor, number: int) -> Tensor:

@@ -49,7 +49,7 @@ def test_only_some_keep_the_baseline(tmp_path):
     [
         ({"figures": []}, "at least one figure and one candidate"),
         ({"candidates": {}}, "at least one figure and one candidate"),
-        ({"baseline": "a"}, "The baseline 'a' is no candidate"),
+        ({"baseline": "a"}, r"candidates.yaml: The baseline 'a' is not among the candidates. Found \['A', 'B'\]"),
         ({"tuning": {"x.lr": 0.1}}, "tuning: 'x.lr' needs a list of values to try, but found 0.1"),
         ({"tuning": {"x.lr": []}}, "tuning: 'x.lr' needs a list"),
         ({"candidates": {"A": "MMoE"}}, "Candidate 'A' must be a mapping .* but found"),
@@ -58,6 +58,7 @@ def test_only_some_keep_the_baseline(tmp_path):
         ({"candidates": {"A": {"x.lr": 1}}}, "Candidate 'A' overrides x.lr, but tuning tries values of x.lr for every"),
         ({"candidates": {"A": [{}, {"x.lr.y": 1}]}}, "Candidate 'A' overrides x.lr.y, but tuning tries values of x.lr"),
         ({"trunks": {}}, r"\['trunks'\] mean nothing here. Known: \['figures'"),
+        ({"candidate": {}}, r"\['candidate'\] mean nothing here. Known: .*; did you mean 'candidates'\?"),
         ({"figures": [{"task": "ctr", "metric": "auc"}]}, "better"),
         (
             {"figures": [{"task": "c", "metric": "ne", "better": "less"}]},

@@ -1,12 +1,15 @@
 """The whole comparison: equal budgets, choices by validation alone, nothing repeated and nothing mistaken."""
 
 import json
+import multiprocessing
 import os
 import re
+import signal
+import time
 from concurrent.futures import Future
 from hashlib import sha256
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
 
 import numpy as np
 import pytest
@@ -82,7 +85,7 @@ def asked(monkeypatch):
 
     def measured(self, waiting):
         for path, each in waiting.items():
-            yield path, made_up(each.content)
+            yield path, pool._finished(lambda content, log: made_up(content), path, each.content)
 
     monkeypatch.setattr(RunPool, "_measured", measured)
     monkeypatch.setattr(module, "cost", lambda content: Cost(1, 2, 3.0))
@@ -334,7 +337,7 @@ class Beside:
     def __init__(self, *_, **__):
         self.made = []
 
-    def submit(self, work, content, log):
+    def submit(self, work, run, path, content):
         future = Waiting()
         self.made.append((future, content))
         if len(self.made) == 2:
@@ -342,7 +345,8 @@ class Beside:
             future.set_exception(ValueError("no such column"))
         elif len(self.made) < 4:
             future.set_running_or_notify_cancel()
-            Timer(0.2, future.set_result, [{"tasks": {"ctr": {"auc": 0.5}}, "seconds": 0.0}]).start()
+            found = work(lambda *_: {"tasks": {"ctr": {"auc": 0.5}}, "seconds": 0.0}, path, content)
+            Timer(0.2, future.set_result, [found]).start()
         return future
 
     def shutdown(self, **_):
@@ -436,6 +440,52 @@ def test_a_killed_process_is_told_once_and_by_the_runs_that_had_begun(world, mon
         str(path) for path in (world / "out" / "runs").rglob("*.log") if not path.with_suffix(".json").exists()
     ]
     assert len([*(world / "out" / "runs").rglob("*.json")]) == 1, "what had finished is kept"
+
+
+def test_a_candidate_that_overrides_what_is_not_there(world, asked):
+    typo = {"network.trnk.init_args.layers": [8]}
+    content = {**CANDIDATES, "candidates": {**CANDIDATES["candidates"], "Typo": typo}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"'Typo'.*: network has no 'trnk'. It takes .*; did you mean 'trunk'\?"):
+        compared(world)
+    assert not asked
+
+
+def linger(content, log):
+    """The run of one learning rate is finished at once; the others would take a minute."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("begun")
+    if content["training"]["dense_optimizer"]["init_args"]["lr"] != 0.01:
+        time.sleep(60)
+    return {"tasks": {}, "seconds": 0.0}
+
+
+def interrupt_once_kept(runs):
+    """Ctrl-C, sent to this process alone, as soon as a run is kept and the next has begun."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (len([*runs.rglob("*.log")]) > 1 and [*runs.rglob("*.json")]):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_comparison_ends_at_once_and_keeps_what_has_finished(world, monkeypatch):
+    monkeypatch.setattr(pool, "run", linger)
+    runs = world / "out" / "runs"
+    Thread(target=interrupt_once_kept, args=[runs], daemon=True).start()
+    with pytest.raises(KeyboardInterrupt) as told:
+        compared(world, workers=1, seeds=4, only=["Shared bottom"])
+    assert not multiprocessing.active_children(), "no run goes on behind"
+    assert str(told.value) == (
+        f"Interrupted; 1 of 7 runs are kept in {world / 'out'}: the same command goes on from there."
+    ), "3 trials and 4 seeds"
+    assert len([*runs.rglob("*.json")]) == 1
+    assert len([*runs.rglob("*.log")]) == 2, "what had not begun never began"
+
+
+def test_a_run_is_kept_by_the_process_that_ran_it(tmp_path):
+    path = tmp_path / "runs" / "trial.json"
+    assert pool._finished(lambda content, log: {"seconds": 1.5}, path, {"a": 1}) == {"seconds": 1.5}
+    assert json.loads(path.read_text()) == {"job": {"a": 1}, "seconds": 1.5}
 
 
 def test_what_a_killed_run_left_is_cleared(world, tmp_path):

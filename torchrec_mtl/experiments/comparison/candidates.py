@@ -80,7 +80,7 @@ class Comparison:
             raise ValueError("A comparison needs at least one figure and one candidate.")
         if self.baseline not in self.candidates:
             raise ValueError(
-                f"The baseline '{self.baseline}' is no candidate. Found {list(self.candidates)}"
+                f"The baseline '{self.baseline}' is not among the candidates. Found {list(self.candidates)}"
                 f"{did_you_mean(self.baseline, self.candidates)}"
             )
         for name, values in self.tuning.items():
@@ -132,7 +132,8 @@ def read_comparison(path: Path) -> Comparison:
     """
     content = read_yaml(path)
     if odd := sorted({*content} - {*Comparison.__dataclass_fields__}):
-        raise ValueError(f"{path}: {odd} mean nothing here. Known: {list(Comparison.__dataclass_fields__)}.")
+        known = list(Comparison.__dataclass_fields__)
+        raise ValueError(f"{path}: {odd} mean nothing here. Known: {known}{did_you_mean(odd[0], known)}")
     try:
         figures = [Figure(**each) for each in content.pop("figures", [])]
         candidates = {
@@ -141,7 +142,7 @@ def read_comparison(path: Path) -> Comparison:
         }
         return Comparison(figures, candidates=candidates, **content)
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is no list of candidates: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

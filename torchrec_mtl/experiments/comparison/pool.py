@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from torchrec_mtl.experiments.comparison.planned import Planned
-from torchrec_mtl.experiments.comparison.run import run
+from torchrec_mtl.experiments.comparison.run import Content, run
 from torchrec_mtl.json_file import write_whole
 
 Found = dict[str, Any]  # tasks: {task: {metric: value}}, seconds
+Run = Callable[[Content, Path], Found]
 
 
 class RunPool:
@@ -39,6 +42,8 @@ class RunPool:
         self.task = self.progress.add_task("", total=total)
         self.output, self.workers, self.console = output, workers, console
         self.pool: ProcessPoolExecutor | None = None
+        self.others = {*multiprocessing.active_children()}
+        self.asked: list[Path] = []
 
     def __enter__(self) -> RunPool:
         self.progress.start()
@@ -46,17 +51,25 @@ class RunPool:
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
+        if interrupted := error[0] is KeyboardInterrupt:
+            for worker in {*multiprocessing.active_children()} - self.others:
+                worker.terminate()
         if self.pool is not None:
-            self.pool.shutdown(wait=not error[0], cancel_futures=True)  # what has finished is on disk
+            self.pool.shutdown(wait=interrupted or not error[0], cancel_futures=True)  # what has finished is on disk
+        if interrupted:
+            kept, total = sum(path.exists() for path in self.asked), int(self.progress.tasks[self.task].total or 0)
+            raise KeyboardInterrupt(
+                f"Interrupted; {kept} of {total} runs are kept in {self.output}: the same command goes on from there."
+            ) from None
 
     def finish(self, planned: Sequence[Planned]) -> list[Found]:
         """What each run found, in their order; runs what is not there yet."""
         paths = [each.path(self.output) for each in planned]
         waiting = {path: each for path, each in zip(paths, planned, strict=True) if not path.exists()}
         self.progress.advance(self.task, len(planned) - len(waiting))
+        self.asked += paths
         for path, found in self._measured(waiting):
             each = waiting[path]
-            write_whole(path, {"job": each.content, **found})
             text = f"{each.model.candidate}, {each.name.replace('_', ' ')}, {found['seconds']:.0f} s"
             self.progress.update(self.task, advance=1, description=text)
             if not self.console.is_terminal:
@@ -72,9 +85,10 @@ class RunPool:
             self.pool = ProcessPoolExecutor(self.workers, context, initializer=_start)
         for path in waiting:
             _log(path).unlink(missing_ok=True)  # from now on a log tells that its run has begun
-        futures: dict[Future[Found], Path] = {
-            self.pool.submit(run, each.content, _log(path)): path for path, each in waiting.items()
-        }
+        with _uninterrupted():
+            futures: dict[Future[Found], Path] = {
+                self.pool.submit(_finished, run, path, each.content): path for path, each in waiting.items()
+            }
         begun = dict(waiting)
         failed: Exception | None = None
         for future in as_completed(futures):
@@ -98,6 +112,23 @@ class RunPool:
             raise failed
         if begun:
             raise ChildProcessError(_killed({path: each for path, each in begun.items() if _log(path).exists()}))
+
+
+def _finished(run: Run, path: Path, content: Content) -> Found:
+    """What a run finds, kept by the process that runs it: also if the one that asked is gone by then."""
+    found = run(content, _log(path))
+    write_whole(path, {"job": content, **found})
+    return found
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that are started here never see Ctrl-C: the one that started them says when they end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _log(path: Path) -> Path:

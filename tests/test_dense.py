@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.contract import every_subclass, started_on_meta
 from torchrec_mtl.dense import DenseEncoder, QuantileEncoder
+from torchrec_mtl.testing.modules import every_subclass, started_on_meta
 
 SAMPLES = arrays(np.float32, st.tuples(st.integers(1, 40), st.just(2)), elements=st.floats(-100, 100, width=32))
 

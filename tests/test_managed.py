@@ -6,7 +6,6 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, job, write_job, write_split
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective, cli
 from torchrec_mtl.data import BehaviourSequence, Features, SparseFeature, Table
@@ -16,6 +15,7 @@ from torchrec_mtl.data.table import ManagedCollision
 from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.managed import ManagedEmbeddings, check_device, embedding_bags
 from torchrec_mtl.tasks import BinaryTask
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import TableSharding, build_train_pipeline, checkpoint, pipeline
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.training.position import Position

@@ -13,7 +13,6 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
-from tests.contract import Mean, nan_in_fresh_memory
 from tests.small import make_objective
 from tests.training.test_sequence_parity import COLUMNS, TABLES, make_batch, make_parts
 from torchrec_mtl import MultiTaskModel, MultiTaskObjective
@@ -23,6 +22,8 @@ from torchrec_mtl.heads import ExpectedValue, TaskHeads, Tower
 from torchrec_mtl.meta import check_meta, real_device
 from torchrec_mtl.sequences import DUPN, MultiHeadTargetAttention, SequenceBlock, SequenceEncoder, SequenceWidths
 from torchrec_mtl.tasks import BinaryTask, RegressionTask
+from torchrec_mtl.testing.modules import nan_in_fresh_memory
+from torchrec_mtl.testing.trunks import Mean
 from torchrec_mtl.training import build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.trunks import AdaTT, CrossStitch, HTLNet, LayerOptions, PEPNet

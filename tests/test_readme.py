@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ranks import run_on_ranks
+from torchrec_mtl.testing.ranks import run_on_ranks
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -37,7 +37,7 @@ def test_the_head_of_the_readme_is_a_head():
     (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "CalibratedHead(Head)" in block]
     found = {}
     exec(compile(block, "README.md", "exec"), found)
-    from tests.contract import assert_head_contract
+    from torchrec_mtl.testing.heads import assert_head_contract
 
     assert_head_contract(found["CalibratedHead"])
 
@@ -46,7 +46,7 @@ def test_the_trunk_of_the_readme_is_a_trunk():
     (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "MyTrunk(Trunk)" in block]
     found = {}
     exec(compile(block, "README.md", "exec"), found)
-    from tests.contract import assert_trunk_contract
+    from torchrec_mtl.testing.trunks import assert_trunk_contract
 
     assert_trunk_contract(found["MyTrunk"])
 
@@ -55,7 +55,7 @@ def test_the_balancer_of_the_readme_is_a_balancer():
     (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "Geometric(Balancer)" in block]
     found = {}
     exec(compile(block, "README.md", "exec"), found)
-    from tests.contract import assert_balancer_contract
+    from torchrec_mtl.testing.balancers import assert_balancer_contract
 
     assert_balancer_contract(found["Geometric"])
     made = found["Geometric"]([1.0, 3.0])(torch.tensor([16.0, 1.0]))

@@ -10,7 +10,6 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from tests.heads.test_heads import Pick
-from tests.ranks import run_on_ranks
 from tests.small import make_batch, make_embeddings, make_model
 from tests.training import test_parity as parity
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective
@@ -33,6 +32,7 @@ from torchrec_mtl.tasks import (
     MulticlassTask,
     RegressionTask,
 )
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import TableOptimizer, TableSharding, build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.trunks import MMoE, SharedBottom

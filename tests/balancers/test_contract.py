@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.contract import BALANCER_CHECKS, every_subclass
 from torchrec_mtl.balancers import Balancer, FixedWeights
+from torchrec_mtl.testing.balancers import BALANCER_CHECKS
+from torchrec_mtl.testing.modules import every_subclass
 
 BALANCERS = every_subclass(Balancer)
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibration.rows import sigmoid, simulated
-from tests.contract import every_subclass
 from torchrec_mtl.calibration import Calibrator, load_calibrators, save_calibrators
 from torchrec_mtl.tasks.metrics import expected_calibration_error
+from torchrec_mtl.testing.modules import every_subclass
 
 KINDS = every_subclass(Calibrator)
 logits = st.lists(st.floats(-2000, 2000, width=32), min_size=2, max_size=50)

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.data.numbered import CONVERTER, numbered, numbers_of, source_of, write_files
-from tests.ranks import run_on_ranks
 from torchrec_mtl.data import BatchReader, LockstepIterator
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.distributed import distributed
 
 

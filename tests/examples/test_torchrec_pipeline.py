@@ -3,7 +3,7 @@
 import pytest
 
 from examples.torchrec_pipeline import main
-from tests.ranks import run_on_ranks
+from torchrec_mtl.testing.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 

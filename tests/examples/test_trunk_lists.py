@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract import every_subclass
 from torchrec_mtl.experiments.comparison.candidates import read_comparison, read_yaml
 from torchrec_mtl.experiments.comparison.planned import models_of
 from torchrec_mtl.experiments.comparison.run import count_parameters
+from torchrec_mtl.testing.modules import every_subclass
 from torchrec_mtl.training.job_file import read_job
 from torchrec_mtl.trunks import Trunk
 

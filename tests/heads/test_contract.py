@@ -3,15 +3,10 @@
 import pytest
 import torch
 
-from tests.contract import (
-    HEAD_CHECKS,
-    LINK_CHECKS,
-    TWO_LOGITS,
-    assert_link_contract,
-    every_subclass,
-    head_maker,
-)
 from torchrec_mtl.heads import AlternativePaths, ClickThenBuy, ExpectedValue, Head, Link, ProbabilityProduct, Tower
+from torchrec_mtl.testing.heads import HEAD_CHECKS, head_maker
+from torchrec_mtl.testing.links import LINK_CHECKS, TWO_LOGITS, assert_link_contract
+from torchrec_mtl.testing.modules import every_subclass
 
 HEADS, LINKS = every_subclass(Head), every_subclass(Link)
 WIDTHS = {AlternativePaths: (1, 1, 1), ExpectedValue: (1, 1, 1), ClickThenBuy: (4, 3)}  # others read two logits

@@ -8,10 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from tests.contract import NAMES, NUM_TASKS, bound_trunk, every_subclass, rows
-from tests.ranks import run_on_ranks
 from torchrec_mtl.experts import Experts, Gates
 from torchrec_mtl.inside import InsideView, ShowsVectors, ShowsWeights, Softmax, Wiring
+from torchrec_mtl.testing.links import NAMES
+from torchrec_mtl.testing.modules import NUM_TASKS, every_subclass, rows
+from torchrec_mtl.testing.ranks import run_on_ranks
+from torchrec_mtl.testing.trunks import bound_trunk
 from torchrec_mtl.trunks import (
     CGC,
     PLE,

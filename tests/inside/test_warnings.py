@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.contract import rows
 from tests.inside.test_view import seen
 from tests.trunks.banks import force
 from torchrec_mtl.inside import Bounds, warnings_of
+from torchrec_mtl.testing.modules import rows
 from torchrec_mtl.trunks import PLE, AdaTT, CrossStitch, OMoE
 
 TASKS = ("engage", "purchase")

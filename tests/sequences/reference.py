@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 
-from tests.sequences.batches import SIDES, in_dtype
+from torchrec_mtl.testing.sequence_batches import SIDES, in_dtype
 
 
 def pad(values, offsets, length):

@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from tests.sequences.batches import WIDTHS, batch
 from torchrec_mtl.sequences import MeanPooling, SequenceAttention, SequenceWidths
+from torchrec_mtl.testing.sequence_batches import WIDTHS, batch
 
 
 def test_a_sequence_knows_its_rows():

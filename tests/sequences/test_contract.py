@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.contract import every_subclass
-from tests.sequences.contract import ATTENTION_CHECKS, assert_attention_contract, attention_maker
 from torchrec_mtl.sequences import DUPN, MeanPooling, MultiHeadTargetAttention, SequenceAttention, TargetAttention
 from torchrec_mtl.sequences.jagged import row_sums
+from torchrec_mtl.testing.modules import every_subclass
+from torchrec_mtl.testing.sequences import ATTENTION_CHECKS, assert_attention_contract, attention_maker
 
 BLOCKS = every_subclass(SequenceAttention)
 

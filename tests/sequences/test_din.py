@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.sequences.batches import LENGTHS, MAX_LENGTH, WIDTHS, batch, rows_of
 from tests.sequences.reference import assert_equals_reference, mask, masked_softmax, pad
 from torchrec_mtl.sequences import SequenceWidths, TargetAttention
+from torchrec_mtl.testing.sequence_batches import LENGTHS, MAX_LENGTH, WIDTHS, batch, rows_of
 
 
 def reference(state, sequence, softmax):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.sequences.batches import LENGTHS, MAX_LENGTH, WIDTHS, batch, rows_of
 from tests.sequences.reference import assert_equals_reference, mask, masked_softmax, pad
 from tests.sequences.test_property_gated_lstm import states
 from torchrec_mtl.sequences import DUPN, SequenceWidths
+from torchrec_mtl.testing.sequence_batches import LENGTHS, MAX_LENGTH, WIDTHS, batch, rows_of
 
 
 def reference(state, sequence, recurrent):

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tests.sequences.batches import LENGTHS, MAX_LENGTH, batch
 from tests.sequences.reference import pad
 from torchrec_mtl.sequences.jagged import ages, padded, row_softmax, row_sums, unpadded
+from torchrec_mtl.testing.sequence_batches import LENGTHS, MAX_LENGTH, batch
 
 CLOSE = {torch.float32: 1e-6, torch.float64: 1e-13}
 dtypes = pytest.mark.parametrize("dtype", CLOSE)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.sequences.batches import LENGTHS, MAX_LENGTH, WIDTHS, batch
 from tests.sequences.reference import assert_equals_reference, mask, pad
 from torchrec_mtl.sequences import MeanPooling, SequenceWidths
+from torchrec_mtl.testing.sequence_batches import LENGTHS, MAX_LENGTH, WIDTHS, batch
 
 
 def reference(state, sequence):

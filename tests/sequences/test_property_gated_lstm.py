@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.sequences.batches import LENGTHS, WIDTHS, batch
 from tests.sequences.reference import assert_equals_reference
 from torchrec_mtl.sequences import PropertyGatedLSTM, SequenceWidths
+from torchrec_mtl.testing.sequence_batches import LENGTHS, WIDTHS, batch
 
 
 def states(state, sequence, prefix=""):

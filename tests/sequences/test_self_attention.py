@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from tests.sequences.batches import LENGTHS, MAX_LENGTH, WIDTHS, batch
 from tests.sequences.reference import assert_equals_reference, mask, masked_softmax, pad
 from torchrec_mtl.sequences import MultiHeadTargetAttention, SequenceWidths
+from torchrec_mtl.testing.sequence_batches import LENGTHS, MAX_LENGTH, WIDTHS, batch
 
 
 def heads(values, num_heads):

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.contract import TASK_CHECKS, assert_task_contract, every_subclass
 from torchrec_mtl.tasks import (
     BinaryTask,
     BoughtProductTask,
@@ -22,6 +21,8 @@ from torchrec_mtl.tasks import (
     TweedieTask,
     ZeroInflatedLogNormalTask,
 )
+from torchrec_mtl.testing.modules import every_subclass
+from torchrec_mtl.testing.tasks import TASK_CHECKS, assert_task_contract
 
 EXAMPLES = [
     BinaryTask("ctr", "click"),

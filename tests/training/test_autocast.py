@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, job, write_job, write_split
 from torchrec_mtl import cli
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.autocast import autocast, slower_products
 from torchrec_mtl.training.distributed import distributed
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, job, make_world, write_job, write_split
 from torchrec_mtl import cli
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.job_file import overridden
 
 
@@ -334,6 +334,10 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_needs_the_same_order_of_rows(mes
 def test_a_key_named_like_a_task(message, content):
     content["data"]["keys"] = ["row_id", "value"]
     assert "['value'] are both key columns and tasks" in message()
+
+
+def test_a_batch_of_no_rows(message):
+    assert "data.batch_size must be at least 1, but found 0" in message("--data.batch_size=0")
 
 
 def test_a_negative_seed(message):

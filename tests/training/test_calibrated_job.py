@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, job, make_world, write_job, write_split
 from torchrec_mtl import cli
 from torchrec_mtl.calibration import IsotonicCalibration, PlattScaling, load_calibrators
 from torchrec_mtl.tasks.metrics import binary_metrics
+from torchrec_mtl.testing.ranks import run_on_ranks
 
 CALIBRATION = {
     "ctr": {"class_path": "torchrec_mtl.serving.PlattScaling"},

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tests.ranks import run_on_ranks
-from tests.training.test_parity import FEATURES, load_whole, make_objective, rank_batches, whole
+from torchrec_mtl.testing.parity import FEATURES, load_whole, make_objective, rank_batches, whole
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import TableOptimizer, TableSharding, build_train_pipeline, chunks
 from torchrec_mtl.training.chunks import ChunkedSavePlanner
 from torchrec_mtl.training.distributed import distributed

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.ranks import run_on_ranks
 from tests.small import make_batch, make_embeddings
 from torchrec_mtl import MultiTaskModel, MultiTaskObjective
 from torchrec_mtl.data import DenseFeature, Features, SparseFeature, Table
 from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.mlp import LayerOptions
 from torchrec_mtl.tasks import BinaryTask
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.training.freezing import freeze
 from torchrec_mtl.training.optimizers import TableOptimizer

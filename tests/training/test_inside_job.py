@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import job, make_world, write_job
 from torchrec_mtl import cli
+from torchrec_mtl.testing.ranks import run_on_ranks
 
 
 @pytest.fixture(scope="module", autouse=True)

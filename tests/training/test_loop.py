@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, make_world, write_split
 from torchrec_mtl import cli
 from torchrec_mtl.tasks.metrics import binary_metrics
 from torchrec_mtl.tasks.value_metrics import regression_metrics
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.distributed import distributed
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.contract import every_subclass
 from torchrec_mtl.heads import Tower
 from torchrec_mtl.layout import Layout
 from torchrec_mtl.mlp import LayerOptions
+from torchrec_mtl.testing.modules import every_subclass
 from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.matching import addresses, match
 from torchrec_mtl.trunks import (

@@ -154,6 +154,19 @@ def test_rows_must_stand_for_the_same_values(path):
     check(path, hashed, new=["tables.shop"])
 
 
+def test_a_loaded_table_has_as_many_rows(path):
+    features = dataclasses.replace(
+        FEATURES, tables=[dataclasses.replace(FEATURES.tables[0], rows=30), *FEATURES.tables[1:]]
+    )
+    rows = FEATURES.tables[0].rows
+    text = (
+        rf"Table 'shop': the checkpoint .* has {rows} rows of it, but this job 30. Declare as many, or name tables.sh"
+    )
+    with pytest.raises(ValueError, match=text):
+        check(path, features)
+    check(path, features, new=["tables.shop"])
+
+
 def test_a_renamed_table_is_found_by_its_feature(path):
     tables = [Table("store", 20), Table("brand", 20)]
     features = Features(tables, [SparseFeature("shop", "store"), SparseFeature("brand")], FEATURES.dense)

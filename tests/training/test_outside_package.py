@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.contract import assert_trunk_contract
 from tests.synthetic import job, make_world, write_job
+from torchrec_mtl.testing.trunks import assert_trunk_contract
 
 OURS = {
     "my_shop/__init__.py": "",

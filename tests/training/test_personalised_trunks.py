@@ -4,10 +4,10 @@ import copy
 
 import pytest
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import job, make_world, write_job
 from tests.training.test_bad_input import fails
 from torchrec_mtl import cli
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.distributed import distributed
 
 STEM = {"levels": [[16], [16]]}
@@ -112,3 +112,14 @@ def test_features_of_other_towers_are_another_meaning(world, tmp_path, monkeypat
     path = write_job(tmp_path / "other.yaml", content)
     with pytest.raises(ValueError, match=r"trained with other features: 'price' alone: \['ctr'\], now \['cvr'\]\."):
         cli.run(["evaluate", "--config", path])
+
+
+def test_stem_without_tables_to_keep_apart_is_noted(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RANK", raising=False)
+    content = changed(world, tmp_path / "run", "STEM", STEM)
+    content["training"]["epochs"] = 1
+    cli.run(["train", "--config", write_job(tmp_path / "job.yaml", content)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "STEM trains tables of single tasks apart, but features.own_tables names none, so all tasks share all" in said
+    )

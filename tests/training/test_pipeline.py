@@ -3,9 +3,9 @@
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from tests.ranks import run_on_ranks
-from tests.training.test_parity import make_batch, make_objective
 from torchrec_mtl.model import MultiTaskModel
+from torchrec_mtl.testing.parity import make_batch, make_objective
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
 

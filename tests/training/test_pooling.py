@@ -7,12 +7,12 @@ import torch
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from tests.ranks import run_on_ranks
-from tests.training.test_parity import whole
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective
 from torchrec_mtl.data import Features, SparseFeature, Table
 from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.tasks import BinaryTask
+from torchrec_mtl.testing.parity import whole
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import TableSharding, build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.trunks import SharedBottom

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.ranks import run_on_ranks
 from tests.training.test_freezing import FEATURES, flat, make_objective
 from torchrec_mtl.data.table import Pretrained
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.training.pipeline import build_train_pipeline
 from torchrec_mtl.training.pretrained import load_pretrained

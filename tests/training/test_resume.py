@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, job, write_job, write_split
 from tests.training.test_loop import later_than_step, state, torch_rank, wait_for
 from tests.training.test_sequence_job import make_job
 from torchrec_mtl import cli
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import chunks
 from torchrec_mtl.training.distributed import distributed
 

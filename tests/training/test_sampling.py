@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import impressions, job, write_job, write_split
 from tests.training.test_bad_input import fails
 from torchrec_mtl import cli
 from torchrec_mtl.data import NegativeSampling
 from torchrec_mtl.tasks import BinaryTask
 from torchrec_mtl.tasks.metrics import binary_metrics
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.training.evaluation import task_metrics
 

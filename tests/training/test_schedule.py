@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.ranks import run_on_ranks
-from tests.training.test_parity import make_batch, make_objective
+from torchrec_mtl.testing.parity import make_batch, make_objective
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import TableOptimizer, build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.training.schedule import Schedule, ScheduledRates

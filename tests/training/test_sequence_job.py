@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.ranks import run_on_ranks
 from tests.synthetic import job, write_job, write_split
 from torchrec_mtl import cli
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.distributed import distributed
 
 ITEMS, GAPS = 40, [1.0, 7.0]

@@ -7,8 +7,6 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.optim import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from tests.ranks import run_on_ranks
-from tests.training.test_parity import assert_equal_training, load_whole, losses_of, train_plainly, whole
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective
 from torchrec_mtl.heads import ProbabilityProduct, TaskHeads, Tower
 from torchrec_mtl.sequences import (
@@ -20,6 +18,8 @@ from torchrec_mtl.sequences import (
     TargetAttention,
 )
 from torchrec_mtl.tasks import BinaryTask
+from torchrec_mtl.testing.parity import assert_equal_training, load_whole, losses_of, train_plainly, whole
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import TableOptimizer, TableSharding, build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.trunks import SharedBottom

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tests.ranks import run_on_ranks
 from tests.small import FEATURES, make_batch, make_embeddings
 from tests.synthetic import SHOPS, impressions, job, write_job, write_split
 from tests.training.test_sequence_job import make_job
 from torchrec_mtl import MultiTaskModel, MultiTaskObjective, cli
 from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.tasks import BinaryTask
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import StartFrom, build_train_pipeline, checkpoint, freeze, warm_start
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.training.position import Position

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from tests.contract import assert_trunk_contract
 from tests.trunks.banks import assert_equals_written_out, expert, force, gate, mix, moves, network
+from torchrec_mtl.testing.trunks import assert_trunk_contract
 from torchrec_mtl.trunks import AdaTT
 
 

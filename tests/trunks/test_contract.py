@@ -3,16 +3,8 @@
 import pytest
 import torch
 
-from tests.contract import (
-    IN_FEATURES,
-    TRUNK_CHECKS,
-    assert_every_parameter_gets_a_gradient,
-    assert_trunk_contract,
-    every_subclass,
-    rows,
-    trunk_is_pipelined,
-    trunk_maker,
-)
+from torchrec_mtl.testing.modules import IN_FEATURES, assert_every_parameter_gets_a_gradient, every_subclass, rows
+from torchrec_mtl.testing.trunks import TRUNK_CHECKS, assert_trunk_contract, trunk_is_pipelined, trunk_maker
 from torchrec_mtl.trunks import MMoE, SharedBottom, Trunk
 
 TRUNKS = every_subclass(Trunk)

@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from tests.contract import assert_trunk_contract
 from torchrec_mtl.mlp import LayerOptions
+from torchrec_mtl.testing.trunks import assert_trunk_contract
 from torchrec_mtl.trunks import MMoE, MultiLevelMMoE, SharedBottom, Trunk
 
 

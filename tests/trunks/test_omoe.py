@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.contract import assert_trunk_contract
 from tests.trunks.banks import assert_equals_written_out, expert, force, gate, mix, mmoe_of, network
 from torchrec_mtl.experts import Gates
+from torchrec_mtl.testing.trunks import assert_trunk_contract
 from torchrec_mtl.trunks import OMoE, SharedBottom
 
 

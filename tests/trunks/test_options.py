@@ -4,9 +4,8 @@ import inspect
 
 import pytest
 
-from tests.contract import (
-    NUM_TASKS,
-    every_subclass,
+from torchrec_mtl.testing.modules import NUM_TASKS, every_subclass
+from torchrec_mtl.testing.trunks import (
     trunk_has_its_dropout_in_every_gate,
     trunk_has_its_options_in_every_layer,
     trunk_maker,

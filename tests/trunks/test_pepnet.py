@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
-from tests.contract import assert_trunk_contract
 from tests.trunks.banks import assert_equals_written_out, expert, network
 from tests.trunks.by_hand import affine, floats, relu
+from torchrec_mtl import each_linear
 from torchrec_mtl.layout import Layout
+from torchrec_mtl.testing.trunks import assert_trunk_contract
 from torchrec_mtl.trunks import PEPNet
+from torchrec_mtl.trunks.pepnet import GateUnit
 
 LAYOUT = Layout({"dense": (0, 1), "price": (0,), "age": (1,), "channel": (2, 3), "user": (4, 5), "shop": (6, 7, 8)})
 NAMED = {"domain": ["channel", "price"], "prior": ["user", "shop"]}
@@ -162,3 +164,18 @@ def test_pepnet_refuses_a_second_layout_that_is_another(names):
     with pytest.raises(ValueError, match=r"PEPNet's layers have learnt \{'domain': .* in other places of the vector"):
         trunk.arrange(turned)
     assert torch.equal(trunk(torch.ones(2, 9)), before)
+
+
+@pytest.mark.parametrize("bound", [1, 2**40], ids=["task by task", "at once"])
+def test_a_gate_scales_alike_however_large_the_product(monkeypatch, bound):
+    """Against factors times vectors, in float64; gradients of all three too."""
+    monkeypatch.setattr(each_linear, "BATCHED_BYTES", bound)
+    torch.manual_seed(0)
+    gate = GateUnit(5, 7, 3 * 4).double()
+    made, x = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 3, 4), (6, 5)))
+    inputs = (made, x, *gate.parameters())
+    found, expected = gate.scaled(made, x), made * gate(x).view(6, 3, 4)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)
+    weight = torch.randn_like(expected)
+    for one, other in zip(*(torch.autograd.grad(each, inputs, weight) for each in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-14)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.contract import assert_trunk_contract
 from tests.trunks.test_mmoe import affine, doubled, relu
+from torchrec_mtl.testing.trunks import assert_trunk_contract
 from torchrec_mtl.trunks import Separate
 
 

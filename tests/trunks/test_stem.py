@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.contract import assert_trunk_contract
 from tests.trunks.banks import assert_equals_written_out, expert, force, gate, mix, network
 from torchrec_mtl.layout import Layout
+from torchrec_mtl.testing.trunks import assert_trunk_contract
 from torchrec_mtl.trunks import STEM, MMoE
 
 # dense, a table without copies, and two tables of which each tower has a copy, in the order of a job

@@ -5,9 +5,14 @@ from functools import partial
 import pytest
 import torch
 
-from tests import trunk_ranks
-from tests.contract import assert_trunk_contract, every_subclass
-from tests.trunk_ranks import assert_trains_alike, assert_trunk_trains_alike_on_two_ranks, train_on_two_ranks
+from torchrec_mtl.testing import trunk_ranks
+from torchrec_mtl.testing.modules import every_subclass
+from torchrec_mtl.testing.trunk_ranks import (
+    assert_trains_alike,
+    assert_trunk_trains_alike_on_two_ranks,
+    train_on_two_ranks,
+)
+from torchrec_mtl.testing.trunks import assert_trunk_contract
 from torchrec_mtl.trunks import Trunk
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
 from torchrec_mtl.data.pretrained import Coverage
+from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.training.addresses import inside
 from torchrec_mtl.training.job import Job
 from torchrec_mtl.training.origin import Origin
@@ -19,15 +20,18 @@ from torchrec_mtl.training.start_meaning import check_meaning
 from torchrec_mtl.training.warm_start import Started, warm_start
 
 FILE = "start.json"
+GROUPS = ("tables", "towers", "sequences")  # of parts that a job names
 
 
 def check_beginning(job: Job) -> None:
     """Checks what can be checked before anything is read.
 
     Raises:
-        ValueError: If a table has two sources, or something would be frozen at random.
+        ValueError: If a table has two sources, a part is named that is none, or something
+            would be frozen at random.
     """
     start, freeze = job.training.start_from, job.training.freeze
+    _check_names(job, {"freeze": freeze, "start_from.new": () if start is None else start.new})
     given = {f"tables.{table.name}" for table in job.features.tables if table.pretrained is not None}
     if start is not None and (twice := sorted(name for name in given if not inside(name, start.new))):
         raise ValueError(
@@ -43,6 +47,19 @@ def check_beginning(job: Job) -> None:
             f"training.freeze names {random}, which would stay at random: nothing is loaded into them. Give "
             f"training.start_from, or tables their pretrained vectors."
         )
+
+
+def _check_names(job: Job, given: Mapping[str, Sequence[str]]) -> None:
+    """Refuses parts that no network of this job has; what is inside the trunk, only one that has been built knows."""
+    tables, sequences = ([each.name for each in part] for part in (job.features.tables, job.features.sequences))
+    named = dict(zip(GROUPS, (tables, job.network.towers, sequences), strict=True))
+    inner = [f"{group}.{name}" for group, names in named.items() for name in names]
+    known = [*GROUPS, "trunk", "dense", "links", *inner]
+    for what, parts in given.items():
+        for part in parts:
+            group = part.partition(".")[0]
+            if part not in GROUPS and not inside(part.partition(":")[0], inner if group in GROUPS else known):
+                raise ValueError(f"{what}: there is no part '{part}'. Found {known}{did_you_mean(part, known)}")
 
 
 def begin(session: Session, origin: Origin | None, reporter: Reporter) -> None:
@@ -124,7 +141,7 @@ def _uncalibrated(job: Job, origin: Origin) -> list[str]:
 
 def _say(started: Started, job: Job, coverage: Mapping[str, Coverage], reporter: Reporter) -> None:
     if started.parts:
-        table = Table("part", "loaded", "new", "from", "", title=f"Starting from {started.checkpoint}")
+        table = Table("part", "loaded", "new", "called there", "state", title=f"Starting from {started.checkpoint}")
         for part, each in started.parts.items():
             origin = each["there"] if each["there"] != part and each["loaded"] else ""
             state = "pretrained" if part.removeprefix("tables.") in coverage and part.startswith("tables.") else ""

@@ -43,7 +43,7 @@ def freeze(objective: MultiTaskObjective, parts: Sequence[str], new: Collection[
     check_parts(parts, addresses.values(), tables_of(objective), "freeze")
     if random := [part for part in parts if inside(part, new)]:
         raise ValueError(
-            f"freeze: {random} start anew, and frozen they would stay at random. Name them in one of both."
+            f"freeze: {random} start anew, and frozen they would stay at random. Name each in one of the two only."
         )
     towers = new_towers(objective.model.heads.tower_names, new)
     tables = frozenset(name for name in tables_of(objective) if inside(f"tables.{name}", parts))

@@ -187,6 +187,8 @@ class Job:
                 f"{both} are both key columns and tasks: predictions would hold two columns of one name. Rename the "
                 f"tasks (and their towers or links), or leave the columns out of data.keys."
             )
+        if self.data.batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1, but found {self.data.batch_size}.")
         if self.training.seed < 0:
             raise ValueError(f"training.seed must be at least 0, but found {self.training.seed}.")
         towers, start = list(self.network.towers), self.training.start_from
@@ -230,6 +232,8 @@ class Job:
                 raise ValueError(
                     f"Task '{task.name}' names no output. Found {[*names]}{did_you_mean(task.name, names)}"
                 )
+        served = {task.name: task for task in self.tasks if task.served}
+        model.trunk.check_tasks({name: served.get(name) for name in model.heads.tower_names}, model.heads.chains())
         rehearse(model.trunk)
         return model
 

@@ -59,7 +59,13 @@ def train(job: Job, runtime: Runtime, resume: bool = False) -> Metrics | None:
     reporter = Reporter(runtime.is_main)
     if resume and not existing:
         reporter.say(f"No checkpoint in '{directory}' yet: starting from the beginning.")
-    check_calibration(job, job.checked().heads)  # a mistake in the network need not wait for all labels
+    model = job.checked()  # a mistake in the network need not wait for all labels
+    check_calibration(job, model.heads)
+    if model.trunk.keeps_tables_apart and not job.features.own_tables:
+        reporter.say(
+            f"{type(model.trunk).__name__} trains tables of single tasks apart, but features.own_tables names none, so "
+            f"all tasks share all tables."
+        )
     if warning := slower_products(job.training.autocast, runtime.device):
         reporter.say(warning)
     check_beginning(job)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torchrec_mtl.data.features import Features
 from torchrec_mtl.data.meaning import differences, meanings, rows_of
+from torchrec_mtl.data.table import Table
 from torchrec_mtl.training.addresses import NetworkNames
 from torchrec_mtl.training.origin import Origin
 from torchrec_mtl.training.position import Position
@@ -34,6 +35,7 @@ def check_meaning(
     words = renamed(origin.position.features, origin.start.renamed("tables"), copies, origin.start.renamed("towers"))
     for table in features.tables:
         if origin.loads(f"tables.{table.name}"):
+            _check_rows(origin, table, words)
             _check_table(origin, features, table.name, now, words, copies)
     there = Readings(words, origin.before.towers, origin.before.task_sequences)
     alone = {what: text for what, text in (now.features or {}).items() if what.endswith("' alone")}
@@ -69,6 +71,16 @@ def _compare(
         raise ValueError(
             f"The checkpoint '{origin.path}' has a part '{part}' that reads other features: {changed}. Declare the "
             f"features as there, or name {part} in start_from.new."
+        )
+
+
+def _check_rows(origin: Origin, table: Table, words: Mapping[str, str]) -> None:
+    """A loaded table has as many rows as there."""
+    before = words.get(f"table '{table.name}'", "").partition(" rows")[0]
+    if before and before != str(table.rows):
+        raise ValueError(
+            f"Table '{table.name}': the checkpoint '{origin.path}' has {before} rows of it, but this job {table.rows}. "
+            f"Declare as many, or name tables.{table.name} in start_from.new."
         )
 
 

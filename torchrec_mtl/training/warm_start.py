@@ -90,8 +90,8 @@ def _moved(found: Match, objective: MultiTaskObjective) -> list[str]:
     name, notes = type(trunk).__name__, []
     if any(each.crosses for each in found.pieces):
         notes.append(
-            f"Tasks came or went, and in {name} each task's vector depends on all tasks: outputs of frozen towers are "
-            f"not what they were in the checkpoint."
+            f"Tasks came or went, and in {name} each task's vector depends on all tasks: outputs of kept towers, "
+            f"frozen or not, are no longer what they were in the checkpoint."
         )
     still, live = _still_after(objective.model.heads) if trunk.reads_towers else ([], [])
     if still:

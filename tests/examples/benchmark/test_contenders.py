@@ -16,7 +16,7 @@ from examples.benchmark.plain_torch import PlainTorch
 from examples.benchmark.torch_rechub import TorchRecHub, make_trainer
 from examples.benchmark.torchrec_loop import TorchRecLoop
 from tests.examples.benchmark.tiny import tiny
-from tests.ranks import run_on_ranks
+from torchrec_mtl.testing.ranks import run_on_ranks
 
 STEPS = 5
 

@@ -5,8 +5,8 @@ import torch
 
 from examples.benchmark import trunks
 from examples.benchmark.trunks import TRUNKS, WIDTH, Ours, Size, compare, main, sizes
-from tests.contract import every_subclass
 from torchrec_mtl.experts import Experts
+from torchrec_mtl.testing.modules import every_subclass
 from torchrec_mtl.trunks import Trunk
 
 SIZE = Size(experts=3, tasks=2, batch=6)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.contract import ROWS, ready, task_labels, task_output
 from tests.synthetic import job, make_world, write_job
 from tests.tasks.test_contract import EXAMPLES
 from torchrec_mtl import cli
@@ -28,6 +27,8 @@ from torchrec_mtl.experiments.comparison.planned import TUNING_SEED, Planned, mo
 from torchrec_mtl.experiments.comparison.pool import RunPool
 from torchrec_mtl.experiments.comparison.run import Cost, cost, count_parameters, run
 from torchrec_mtl.tasks import RegressionTask
+from torchrec_mtl.testing.modules import ROWS
+from torchrec_mtl.testing.tasks import ready, task_labels, task_output
 from torchrec_mtl.training.job_file import overridden, read_job
 
 LR = "training.dense_optimizer.init_args.lr"

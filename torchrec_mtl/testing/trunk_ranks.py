@@ -1,20 +1,11 @@
-"""Whether a trunk trains on two ranks as in one process, also one that lives in another package.
-
-By one import::
-
-    from tests.trunk_ranks import assert_trunk_trains_alike_on_two_ranks
-
-    def test_my_trunk_on_two_ranks():
-        assert_trunk_trains_alike_on_two_ranks(MyTrunk, layers=[16])
-"""
+"""Whether a trunk trains on two ranks as in one process."""
 
 from functools import partial
 from unittest.mock import patch
 
 import torch
 
-from tests.ranks import run_on_ranks
-from tests.training.test_parity import (
+from torchrec_mtl.testing.parity import (
     DENSE,
     FEATURES,
     assert_equal_training,
@@ -26,6 +17,7 @@ from tests.training.test_parity import (
     train_plainly,
     whole,
 )
+from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import TableOptimizer, TableSharding, build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
 

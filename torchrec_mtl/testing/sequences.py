@@ -1,12 +1,4 @@
-"""What every sequence block must do, also one that lives in another package.
-
-An out-of-tree block is tested by one import::
-
-    from tests.sequences.contract import assert_attention_contract
-
-    def test_my_block():
-        assert_attention_contract(MyBlock, hidden=16)
-"""
+"""What every sequence block must do."""
 
 import copy
 from functools import partial
@@ -16,9 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.contract import assert_every_parameter_gets_a_gradient, made, starts_on_meta_as_on_a_real_device
-from tests.sequences.batches import LENGTHS, MAX_LENGTH, SIDES, WIDTHS, batch, in_dtype, rows_of
 from torchrec_mtl.sequences import SequenceWidths
+from torchrec_mtl.testing.modules import (
+    assert_every_parameter_gets_a_gradient,
+    made,
+    starts_on_meta_as_on_a_real_device,
+)
+from torchrec_mtl.testing.sequence_batches import LENGTHS, MAX_LENGTH, SIDES, WIDTHS, batch, in_dtype, rows_of
 
 MIXED = LENGTHS["mixed"]
 

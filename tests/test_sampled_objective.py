@@ -11,7 +11,6 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from tests.heads.test_heads import Pick
 from tests.small import make_batch, make_embeddings, make_model
-from tests.training import test_parity as parity
 from torchrec_mtl import MultiTaskBatch, MultiTaskModel, MultiTaskObjective
 from torchrec_mtl.data import Features, NegativeSampling, SparseFeature, Table
 from torchrec_mtl.heads import (
@@ -32,6 +31,7 @@ from torchrec_mtl.tasks import (
     MulticlassTask,
     RegressionTask,
 )
+from torchrec_mtl.testing import parity
 from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training import TableOptimizer, TableSharding, build_train_pipeline
 from torchrec_mtl.training.distributed import distributed

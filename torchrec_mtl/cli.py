@@ -156,7 +156,7 @@ def _run_as_rank() -> None:
         run()
     except RuntimeError:
         if "RANK" in os.environ:
-            time.sleep(1.0)  # raises KeyboardInterrupt
+            time.sleep(3.0)  # raises KeyboardInterrupt
         raise
 
 

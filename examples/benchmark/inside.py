@@ -20,6 +20,7 @@ from examples.benchmark.measure import spread
 from examples.benchmark.ours import Ours
 from examples.benchmark.report import markdown_table, show_table
 from examples.benchmark.workload import Workload
+from torchrec_mtl.cli import quiet
 from torchrec_mtl.inside import InsideView
 from torchrec_mtl.inside.plot import draw_inside
 from torchrec_mtl.objective import MultiTaskObjective
@@ -128,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if len(options.experts) != len(options.tasks):
         parser.error(f"--experts and --tasks go together, but found {options.experts} and {options.tasks}")
+    quiet()
     torch.set_num_threads(options.threads)
     console = Console()
     rows: list[tuple[str, ...]] = []

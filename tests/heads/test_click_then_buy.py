@@ -110,7 +110,7 @@ def test_no_logit_breaks_the_likelihood(dtype, form, product):
     assert loss.isfinite().all()
     for gradient in torch.autograd.grad(loss.sum(), [z, v]):
         assert gradient.isfinite().all()
-        assert gradient.abs().max() <= 1 + 1e-5
+        assert gradient.abs().max() <= 1 + 1e-3  # a logit of a thousand is rounded by 6e-5, and its gradient with it
 
 
 @pytest.mark.parametrize("always_clicked", [False, True])

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
@@ -30,6 +32,7 @@ def test_the_readmes_trunk_passes(tmp_path):
     assert (code, "2 passed" in text) == (0, True), text
 
 
+@pytest.mark.slow
 def test_one_that_mixes_rows_fails_and_shows_how(tmp_path):
     mixing = block("my_shop/my_trunk.py").replace("self.gates(features) @", "self.gates(features.roll(1, 0)) @")
     assert mixing != block("my_shop/my_trunk.py")

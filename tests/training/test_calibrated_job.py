@@ -219,6 +219,7 @@ def trained_on_ranks(path):
     return cli.run(["train", "--config", path])
 
 
+@pytest.mark.slow
 def test_two_ranks_calibrate_as_one(tmp_path):
     root = tmp_path
     make_world(root)

@@ -51,6 +51,7 @@ def test_an_interrupted_run_says_where_it_goes_on(tmp_path):
     assert line.endswith(f"; --resume goes on from {newest}.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only_parent", [True, False], ids=["torchrun alone", "all, as a terminal does"])
 def test_interrupted_ranks_print_no_tracebacks(tmp_path, only_parent):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

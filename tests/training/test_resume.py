@@ -30,6 +30,7 @@ def straight_and_resumed(root, path, *arguments):
     return straight, resumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_job_with_sequences_resumes_bitwise_from_tiny_chunks(tmp_path, ranks):
     path = make_job(tmp_path)
@@ -61,6 +62,7 @@ def train(*commands):
         return [cli.run(list(command)) for command in commands]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_the_default_plan_goes_on_with_another_number_of_ranks(tmp_path, before, after):
     path = make_large(tmp_path)

@@ -102,6 +102,7 @@ def test_without_its_sequence_the_job_knows_little(tmp_path):
     assert found["ctr"]["auc"] < 0.65
 
 
+@pytest.mark.slow
 def test_two_ranks_train_evaluate_and_predict(tmp_path):
     path = make_job(tmp_path)
     predict = ["--rows", f"[{tmp_path}/test]", "--predictions", str(tmp_path / "out")]
@@ -116,6 +117,7 @@ def test_two_ranks_train_evaluate_and_predict(tmp_path):
     np.testing.assert_allclose(predictions[0]["ctr"], predictions[1]["ctr"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_tables_may_lie_in_sequences(tmp_path):
     path = make_job(tmp_path)
     tables = [{"name": "item", "rows": ITEMS, "dimension": 8}]

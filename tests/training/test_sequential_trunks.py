@@ -29,7 +29,9 @@ def with_trunk(world, output, name):
     return content
 
 
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize(
+    "name", ["AITM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("DBMTL", "HTLNet"))]
+)
 def test_an_esmm_job_trains_and_its_checkpoint_gives_the_same_figures(world, tmp_path, name, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     path = write_job(tmp_path / "job.yaml", with_trunk(world, tmp_path / "run", name))

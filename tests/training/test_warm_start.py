@@ -160,6 +160,7 @@ def frozen_runs(path):
         cli.run(["train", "--config", path, "--resume", "--training.epochs=2"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_new_towers_train_on_a_frozen_shared_part_also_when_resumed(root, ranks):
     start = {"checkpoint": str(root / "old_MMoE" / "checkpoints"), "new": ["towers.share"]}
@@ -444,6 +445,7 @@ def test_a_pipeline_of_ones_own_starts_from_another(tmp_path):
     assert like["loaded"] == 0 < like["new"]
 
 
+@pytest.mark.slow
 def test_a_job_with_sequences_starts_from_itself(tmp_path):
     path = make_job(tmp_path)
     few = ["--training.epochs=1", "--training.table_optimizer.lr=1e-30"]

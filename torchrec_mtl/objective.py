@@ -51,12 +51,7 @@ class MultiTaskObjective(nn.Module):
     ) -> None:
         super().__init__()
         heads = model.heads
-        for task in tasks:
-            if task.name not in heads.names:
-                hint = did_you_mean(task.name, heads.names)
-                raise ValueError(
-                    f"Task '{task.name}' names no output. The towers and links make {list(heads.names)}{hint}"
-                )
+        check_names(tasks, heads)
         for task in tasks:
             _check_reads(task, tasks, heads)
         _check_trained(heads, [task for task in tasks if task.weight > 0])
@@ -102,6 +97,18 @@ class MultiTaskObjective(nn.Module):
 
     def _of_kept_rows(self, outputs: Mapping[str, Tensor], offset: Tensor) -> dict[str, Tensor]:
         return self.model.heads.moved(outputs, dict.fromkeys(self.sampled_towers, offset))
+
+
+def check_names(tasks: Sequence[Task], heads: TaskHeads) -> None:
+    """Checks that every task names an output of the heads.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    for task in tasks:
+        if task.name not in heads.names:
+            hint = did_you_mean(task.name, heads.names)
+            raise ValueError(f"Task '{task.name}' names no output. The towers and links make {list(heads.names)}{hint}")
 
 
 def _check_widths(model: MultiTaskModel, tasks: Sequence[Task]) -> None:

@@ -24,12 +24,11 @@ from torchrec_mtl.dense import DenseEncoder
 from torchrec_mtl.heads.head import Head
 from torchrec_mtl.heads.heads import TaskHeads
 from torchrec_mtl.heads.link import Link
-from torchrec_mtl.hints import did_you_mean
 from torchrec_mtl.inside.warnings import Bounds
 from torchrec_mtl.layout import TaskFeatures
 from torchrec_mtl.managed import embedding_bags
 from torchrec_mtl.model import MultiTaskModel
-from torchrec_mtl.objective import MultiTaskObjective
+from torchrec_mtl.objective import MultiTaskObjective, check_names
 from torchrec_mtl.rehearsal import rehearse
 from torchrec_mtl.sequences import SequenceAttention, SequenceWidths
 from torchrec_mtl.task_features import readers_of
@@ -227,11 +226,7 @@ class Job:
         if not any(task.needs_fit for task in self.tasks):
             return self.objective().model
         model = self.model()
-        for task in self.tasks:
-            if task.name not in (names := model.heads.names):
-                raise ValueError(
-                    f"Task '{task.name}' names no output. Found {[*names]}{did_you_mean(task.name, names)}"
-                )
+        check_names(self.tasks, model.heads)
         served = {task.name: task for task in self.tasks if task.served}
         model.trunk.check_tasks({name: served.get(name) for name in model.heads.tower_names}, model.heads.chains())
         rehearse(model.trunk)

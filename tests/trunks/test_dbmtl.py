@@ -63,9 +63,9 @@ def test_the_last_task_reads_the_first_directly():
     [
         ({"task_layers": []}, r"task_layers and relation_layers must each name at least one width, but found \[\] and"),
         ({"relation_layers": []}, r"must each name at least one width, but found \[64\] and \[\]"),
-        ({"relation_layers": [0]}, "DBMTL: every size must be at least 1, but found .*'out_features': 0"),
-        ({"bottom_layers": [0]}, r"Layer widths must be at least 1, but found \[0\]"),
-        ({"task_layers": [-1]}, r"Layer widths must be at least 1, but found \[-1\]"),
+        ({"relation_layers": [0]}, r"DBMTL, relation_layers: Layer widths must be at least 1, but found \[0\]"),
+        ({"bottom_layers": [0]}, r"DBMTL, bottom_layers: Layer widths must be at least 1, but found \[0\]"),
+        ({"task_layers": [-1]}, r"DBMTL, task_layers: Layer widths must be at least 1, but found \[-1\]"),
     ],
 )
 def test_dbmtl_refuses(arguments, text):

@@ -351,8 +351,8 @@ def test_a_tower_of_several_values_without_a_task_is_refused_on_use():
     [
         ({"layers": []}, r"HTLNet: layers must name at least one width .* but found layers=\[\] and label_features=16"),
         ({"label_features": 0}, r"label_features be at least 1, but found layers=\[256, 128\] and label_features=0"),
-        ({"layers": [8, 0]}, "HTLNet: every size must be at least 1, but found .*'out_features': 0"),
-        ({"layers": [0, 8]}, r"Layer widths must be at least 1, but found \[0, 8\]"),
+        ({"layers": [8, 0]}, r"HTLNet, layers: Layer widths must be at least 1, but found \[8, 0\]"),
+        ({"layers": [0, 8]}, r"HTLNet, layers: Layer widths must be at least 1, but found \[0, 8\]"),
     ],
 )
 def test_htlnet_refuses(arguments, text):

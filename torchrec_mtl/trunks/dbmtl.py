@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torchrec_mtl.experts import Experts
 from torchrec_mtl.inside.shown import Wiring
-from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
+from torchrec_mtl.mlp import PLAIN, LayerOptions, check_widths, mlp
 from torchrec_mtl.trunks.sequential import SequentialTrunk
 from torchrec_mtl.trunks.task_parts import Listed, TaskPart, experts_of
 
@@ -64,6 +64,9 @@ class DBMTL(SequentialTrunk):
                 f"DBMTL: task_layers and relation_layers must each name at least one width, but found "
                 f"{list(task_layers)} and {list(relation_layers)}."
             )
+        named = {"bottom_layers": bottom_layers, "task_layers": task_layers, "relation_layers": relation_layers}
+        for name, layers in named.items():
+            check_widths(layers, f"DBMTL, {name}: ")
         super().__init__(in_features, num_tasks, relation_layers[-1])
         self.bottom = mlp(in_features, bottom_layers, options)
         self.own = Experts(num_tasks, bottom_layers[-1] if bottom_layers else in_features, task_layers, options)

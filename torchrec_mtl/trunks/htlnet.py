@@ -15,6 +15,7 @@ from torchrec_mtl.mlp import PLAIN, LayerOptions, mlp
 from torchrec_mtl.trunks.annealing import Annealing
 from torchrec_mtl.trunks.fusion import Fusion
 from torchrec_mtl.trunks.labels import Labels
+from torchrec_mtl.trunks.levels import check_layers
 from torchrec_mtl.trunks.sequential import SequentialTrunk
 from torchrec_mtl.trunks.task_parts import Listed, TaskPart
 
@@ -93,6 +94,7 @@ class HTLNet(SequentialTrunk):
                 f"HTLNet: layers must name at least one width and label_features be at least 1, but found "
                 f"layers={list(layers)} and label_features={label_features}."
             )
+        check_layers("HTLNet", layers)
         super().__init__(in_features, num_tasks, layers[-1])
         told = self.out_features + label_features
         self.own = nn.ModuleList(mlp(in_features + (told if t else 0), layers, options) for t in range(num_tasks))

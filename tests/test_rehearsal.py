@@ -1,5 +1,7 @@
 """What would fail in its first step is refused before it, by its name."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -96,6 +98,15 @@ def test_the_trunk_and_random_numbers_stay_as_they_were():
 def test_one_without_storage_is_left_alone():
     with torch.device("meta"):
         rehearse(Flat())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_one_that_cannot_be_copied_is_left_alone():
+    trunk = Own()
+    trunk.used = nn.utils.weight_norm(trunk.used)
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(trunk)
+    rehearse(trunk)
 
 
 class Column(Head):

@@ -15,7 +15,7 @@ ROWS = 2  # one alone is too few for batch norm
 def rehearse(trunk: Trunk) -> None:
     """Runs a copy of a trunk forward and backward on two rows; the trunk and all random states stay as they are.
 
-    One on the meta device is left alone.
+    One on the meta device, or that cannot be copied (such as with ``torch.nn.utils.weight_norm``), is left alone.
 
     Args:
         trunk: It knows its layout and towers already.
@@ -27,10 +27,14 @@ def rehearse(trunk: Trunk) -> None:
     first = next(trunk.parameters(), torch.zeros(0))
     if first.is_meta:
         return
+    try:
+        copy = deepcopy(trunk)
+    except (RuntimeError, TypeError):  # holds a tensor that is computed, a lock or a file
+        return
     cuda = [] if first.device.type == "cpu" else [first.device]
     with torch.random.fork_rng(cuda, device_type=first.device.type), torch.enable_grad():
         features = torch.rand(ROWS, trunk.in_features, device=first.device, dtype=first.dtype)
-        _rehearse(deepcopy(trunk), features)
+        _rehearse(copy, features)
 
 
 def _rehearse(trunk: Trunk, features: Tensor) -> None:

@@ -14,6 +14,8 @@ It needs pytest and hypothesis: ``pip install 'torchrec_mtl[testing]'``. The che
 of the module that they are given.
 """
 
+import pkgutil
+
 try:
     import hypothesis  # noqa: F401
     import pytest
@@ -23,7 +25,8 @@ except ModuleNotFoundError as error:
         f"pip install 'torchrec_mtl[testing]'."
     ) from None
 
-pytest.register_assert_rewrite("torchrec_mtl.testing")  # before the imports: then failures show the values
+# before the imports: then failures show the values
+pytest.register_assert_rewrite(*(f"{__name__}.{each.name}" for each in pkgutil.iter_modules(__path__)))
 
 from torchrec_mtl.testing.balancers import assert_balancer_contract
 from torchrec_mtl.testing.heads import assert_head_contract

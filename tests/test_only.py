@@ -15,10 +15,11 @@ from torchrec_mtl.heads import TaskHeads, Tower
 from torchrec_mtl.layout import TaskFeatures
 from torchrec_mtl.sequences import DUPN
 from torchrec_mtl.training.sequences import sequence_encoder
-from torchrec_mtl.trunks import STEM, SharedBottom
+from torchrec_mtl.trunks import STEM, LayerOptions, SharedBottom
 from torchrec_mtl.vector import FeatureVector, feature_vector
 
 TOWERS, ROWS = ["one", "two", "three"], 6
+SMOOTH = LayerOptions(activation=torch.nn.Tanh)  # of a few ReLUs all may be dead
 FEATURES = Features(
     [Table(name, 10, 4) for name in ("shop", "city", "item")],
     [SparseFeature("shop"), SparseFeature("city"), SparseFeature("item")],
@@ -34,8 +35,8 @@ def build(only, per_task):
     groups = TaskFeatures(only=only, dense=["price"])
     vector = feature_vector(["price"], embeddings, encoder, TOWERS, groups)
     reads = 8 + encoder.task_features
-    towers = {name: Tower(reads + vector.tower_features[name], hidden=[6]) for name in TOWERS}
-    trunk = SharedBottom(vector.out_features, len(TOWERS), layers=[8])
+    towers = {name: Tower(reads + vector.tower_features[name], hidden=[6], options=SMOOTH) for name in TOWERS}
+    trunk = SharedBottom(vector.out_features, len(TOWERS), layers=[8], options=SMOOTH)
     return MultiTaskModel(embeddings, trunk, TaskHeads(towers), sequences=encoder, task_features=groups)
 
 

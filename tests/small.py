@@ -55,23 +55,6 @@ def make_batch(labels, weights=None, seed=0):
     )
 
 
-def concatenated(batches):
-    """One batch of all rows, rank after rank."""
-    parts = [batch.sparse.to_dict() for batch in batches]
-    keys = batches[0].sparse.keys()
-    return MultiTaskBatch(
-        dense=torch.cat([batch.dense for batch in batches]),
-        sparse=KeyedJaggedTensor(
-            keys,
-            torch.cat([part[key].values() for key in keys for part in parts]),
-            lengths=torch.cat([part[key].lengths() for key in keys for part in parts]),
-            stride=sum(batch.num_rows for batch in batches),
-        ),
-        labels={name: torch.cat([batch.labels[name] for batch in batches]) for name in batches[0].labels},
-        weights={name: torch.cat([batch.weights[name] for batch in batches]) for name in batches[0].weights},
-    )
-
-
 def gradient_of(objective, batch):
     """Loss, output and ``{parameter: gradient}`` of one batch."""
     objective.zero_grad(set_to_none=True)

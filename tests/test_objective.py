@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.small import FEATURES, concatenated, gradient_of, make_batch, make_embeddings, make_model, make_objective
+from tests.small import FEATURES, gradient_of, make_batch, make_embeddings, make_model, make_objective
 from torchrec_mtl import MultiTaskModel, MultiTaskObjective
 from torchrec_mtl.balancers import Balancer
 from torchrec_mtl.heads import ExpectedValue, Joined, ProbabilityProduct, TaskHeads, Tower
 from torchrec_mtl.loss import MultiTaskLoss
 from torchrec_mtl.tasks import BinaryTask, InversePropensityTerm, RegressionTask, ZeroInflatedLogNormalTask
+from torchrec_mtl.testing.parity import concatenated
 from torchrec_mtl.testing.ranks import run_on_ranks
 from torchrec_mtl.training.distributed import distributed
 from torchrec_mtl.trunks import SharedBottom

@@ -63,9 +63,9 @@ class MultiTaskObjective(nn.Module):
         # a term that is not served may be no likelihood: it sees all rows' outputs, and weights, which suit any loss
         served = [task.name for task in tasks if task.served]
         offset = [name for name in served if not heads.sources(name).isdisjoint(self.sampled_towers)]
-        # links may branch on shapes, so they must stay out of TorchRec's tracing, to which the loss is a leaf
         rehearse(model.trunk)
         _check_widths(model, tasks)
+        # links may branch on shapes, so they must stay out of TorchRec's tracing, to which the loss is a leaf
         self.loss = MultiTaskLoss(tasks, balancer, sampling, offset, self._of_kept_rows)
         if unread := heads.unread(task.name for task in tasks):
             raise ValueError(

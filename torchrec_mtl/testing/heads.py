@@ -6,16 +6,11 @@ import torch
 
 from torchrec_mtl.testing.modules import (
     IN_FEATURES,
+    MODULE_CHECKS,
     ROWS,
-    accepts_a_batch_of_one_row_and_of_none,
     assert_close_for_bfloat16,
-    gives_every_parameter_a_gradient,
-    loads_its_own_state,
     made,
-    repeats_itself_when_evaluated,
     rows,
-    sees_each_row_alone_when_evaluated,
-    starts_on_meta_as_on_a_real_device,
 )
 
 
@@ -31,13 +26,8 @@ def head_gives_float32_from_any_input(make):
 
 
 HEAD_CHECKS = [
-    starts_on_meta_as_on_a_real_device,
     head_gives_float32_from_any_input,
-    accepts_a_batch_of_one_row_and_of_none,
-    gives_every_parameter_a_gradient,
-    loads_its_own_state,
-    repeats_itself_when_evaluated,
-    sees_each_row_alone_when_evaluated,
+    *MODULE_CHECKS,
 ]
 
 

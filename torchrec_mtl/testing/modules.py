@@ -133,3 +133,13 @@ def sees_each_row_alone_when_evaluated(make):
     together = module(rows())
     for i in (0, ROWS - 1):
         torch.testing.assert_close(module(rows()[i : i + 1])[0], together[i], atol=1e-5, rtol=1e-5)
+
+
+MODULE_CHECKS = [
+    starts_on_meta_as_on_a_real_device,
+    accepts_a_batch_of_one_row_and_of_none,
+    gives_every_parameter_a_gradient,
+    loads_its_own_state,
+    repeats_itself_when_evaluated,
+    sees_each_row_alone_when_evaluated,
+]

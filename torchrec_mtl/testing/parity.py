@@ -58,6 +58,7 @@ def make_batch(seed, rows=ROWS, click_rate=0.5):
 
 
 def concatenated(batches):
+    """One batch of all rows, rank after rank."""
     keys = batches[0].sparse.keys()
     jagged = [{key: batch.sparse[key] for key in keys} for batch in batches]
     return MultiTaskBatch(

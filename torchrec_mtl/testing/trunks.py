@@ -18,17 +18,12 @@ from torchrec_mtl.tasks import BinaryTask
 from torchrec_mtl.testing.links import NAMES
 from torchrec_mtl.testing.modules import (
     IN_FEATURES,
+    MODULE_CHECKS,
     NUM_TASKS,
     ROWS,
-    accepts_a_batch_of_one_row_and_of_none,
     assert_close_for_bfloat16,
-    gives_every_parameter_a_gradient,
-    loads_its_own_state,
     made,
-    repeats_itself_when_evaluated,
     rows,
-    sees_each_row_alone_when_evaluated,
-    starts_on_meta_as_on_a_real_device,
 )
 from torchrec_mtl.training import TableSharding, build_train_pipeline
 from torchrec_mtl.training.distributed import distributed
@@ -92,15 +87,10 @@ def trunk_is_pipelined(make):
 
 TRUNK_CHECKS = [
     trunk_is_pipelined,
-    starts_on_meta_as_on_a_real_device,
     says_only_of_what_is_there_whose_it_is,
     trunk_has_its_shape,
     trunk_computes_in_float32_and_bfloat16,
-    accepts_a_batch_of_one_row_and_of_none,
-    gives_every_parameter_a_gradient,
-    loads_its_own_state,
-    repeats_itself_when_evaluated,
-    sees_each_row_alone_when_evaluated,
+    *MODULE_CHECKS,
 ]
 
 

@@ -415,11 +415,15 @@ def test_a_path_tells_runs_apart(world):
     assert len(paths) == 2
 
 
+def add(world, name, overrides):
+    content = {**CANDIDATES, "candidates": {**CANDIDATES["candidates"], name: overrides}}
+    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_candidate_is_measured_on_the_same_rows(world, asked, split):
     unlike = {**CANDIDATES["candidates"]["Shared bottom"], f"data.{split}": [str(world / "train")]}
-    content = {**CANDIDATES, "candidates": {**CANDIDATES["candidates"], "Unlike": unlike}}
-    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    add(world, "Unlike", unlike)
     with pytest.raises(ValueError, match=rf"'Unlike': data.{split} is .*train.* but .* for 'Shared bottom'. Fig"):
         compared(world)
     assert not asked
@@ -444,9 +448,7 @@ def test_a_killed_process_is_told_once_and_by_the_runs_that_had_begun(world, mon
 
 
 def test_a_candidate_that_overrides_what_is_not_there(world, asked):
-    typo = {"network.trnk.init_args.layers": [8]}
-    content = {**CANDIDATES, "candidates": {**CANDIDATES["candidates"], "Typo": typo}}
-    (world / "candidates.yaml").write_text(yaml.safe_dump(content))
+    add(world, "Typo", {"network.trnk.init_args.layers": [8]})
     with pytest.raises(ValueError, match=r"'Typo'.*: network has no 'trnk'. It takes .*; did you mean 'trunk'\?"):
         compared(world)
     assert not asked

@@ -89,7 +89,7 @@ class RunPool:
             futures: dict[Future[Found], Path] = {
                 self.pool.submit(_finished, run, path, each.content): path for path, each in waiting.items()
             }
-        begun = dict(waiting)
+        left = dict(waiting)
         failed: Exception | None = None
         for future in as_completed(futures):
             if future.cancelled():
@@ -100,18 +100,18 @@ class RunPool:
             except BrokenProcessPool:
                 continue  # said once, below: it comes for every run that has not finished
             except Exception as error:
-                each = begun.pop(path)
+                each = left.pop(path)
                 self.console.print(f"{each.model.candidate}, {each.name}: failed. {_log(path)} has its words.")
                 failed = failed or error
                 for other in futures:
                     other.cancel()  # those that run go on
                 continue
-            del begun[path]
+            del left[path]
             yield path, found
         if failed is not None:
             raise failed
-        if begun:
-            raise ChildProcessError(_killed({path: each for path, each in begun.items() if _log(path).exists()}))
+        if left:
+            raise ChildProcessError(_killed({path: each for path, each in left.items() if _log(path).exists()}))
 
 
 def _finished(run: Run, path: Path, content: Content) -> Found:
